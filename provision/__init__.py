@@ -1,0 +1,1 @@
+"""The controller: build, hosts, deploy, launch. Never imports torch."""

@@ -1,0 +1,1 @@
+"""Source to wheel: what is wanted, what is there, the plan, the proof."""

@@ -1,0 +1,1 @@
+"""`./zf demo`: the whole chain on this machine, with two embedded SSH hosts."""

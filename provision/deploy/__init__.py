@@ -1,0 +1,1 @@
+"""A wheel and its environment onto every host, or onto none."""

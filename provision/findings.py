@@ -1,0 +1,97 @@
+"""Findings: what does not fit, per host, and the report that collects them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from provision import errors
+
+
+class Level(StrEnum):
+    """How bad a finding is. ``unknown`` (could not be read) is never ok: it fails like ``error``."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARN = "warn"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+
+
+#: The subject of findings about reaching a host at all; they exit 3 rather than 1.
+SSH = "ssh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One fact about one host, judged. ``str()`` is the line that a user reads."""
+
+    host: str
+    subject: str
+    level: Level
+    found: str
+    expected: str
+    remedy: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether this finding keeps a command from going on."""
+        return self.level in (Level.ERROR, Level.UNKNOWN)
+
+    def __str__(self) -> str:
+        line = f"{self.host}: {self.subject}: found {self.found}, expected {self.expected}"
+        return f"{line}: {self.remedy}" if self.remedy else line
+
+    def as_json(self) -> dict[str, str]:
+        """The finding as ``--json`` shows it: a stable contract, keys are only ever added."""
+        return {
+            "host": self.host,
+            "subject": self.subject,
+            "level": str(self.level),
+            "found": self.found,
+            "expected": self.expected,
+            "remedy": self.remedy,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Findings of one question ("do these hosts fit this wheel?"), in host order."""
+
+    findings: tuple[Finding, ...] = ()
+
+    def __add__(self, other: Report) -> Report:
+        return Report(findings=self.findings + other.findings)
+
+    @property
+    def failing(self) -> tuple[Finding, ...]:
+        """The findings that keep a command from going on."""
+        return tuple(f for f in self.findings if f.fails)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing fails."""
+        return not self.failing
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when a host could not be reached, else 1 (see errors.py)."""
+        if self.ok:
+            return errors.OK
+        if any(f.subject == SSH for f in self.failing):
+            return errors.UNREACHABLE
+        return errors.FINDINGS
+
+    def as_json(self) -> list[dict[str, str]]:
+        """The ``findings`` key of ``--json``."""
+        return [f.as_json() for f in self.findings]
+
+
+def merged(findings: Iterable[Finding]) -> tuple[tuple[str, Finding], ...]:
+    """Findings that say the same of several hosts as one row: (``node1,node2``, finding)."""
+    rows: dict[Finding, list[str]] = {}
+    for finding in findings:
+        key = Finding(**{**finding.__dict__, "host": ""})
+        rows.setdefault(key, []).append(finding.host)
+    return tuple((",".join(dict.fromkeys(hosts)), key) for key, hosts in rows.items())

@@ -1,0 +1,1 @@
+"""Which hosts, what is on them, and whether it fits."""

@@ -1,0 +1,1 @@
+"""What runs under torchrun on the hosts. Never imports provision."""
