@@ -1,0 +1,138 @@
+"""What a host is, as values: each fact is known, absent, or unknown with the reason.
+
+``absent`` means looked for and not there (no GPU); ``unknown`` means it could not be read. The two
+are never the same, and unknown is never taken for ok.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from provision.errors import ProvisionError
+from provision.remote import Fleet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One fact. ``value`` is None when absent or unknown; ``unknown`` is then the reason or ""."""
+
+    value: Any = None
+    unknown: str = ""
+
+    @property
+    def absent(self) -> bool:
+        """Looked for, and not there."""
+        return self.value is None and not self.unknown
+
+    def __str__(self) -> str:
+        if self.unknown:
+            return f"unknown ({self.unknown})"
+        return "-" if self.value is None else str(self.value)
+
+    def as_json(self) -> dict[str, Any]:
+        """{"value": …}, {"absent": true} or {"unknown": "reason"}."""
+        if self.unknown:
+            return {"unknown": self.unknown}
+        return {"absent": True} if self.value is None else {"value": self.value}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python:
+    """An interpreter on a host. ``venv``: whether it can make virtual environments with pip."""
+
+    path: str
+    version: str
+    venv: bool
+
+    @property
+    def tag(self) -> str:
+        """Its wheel tag, e.g. "cp311"."""
+        major, minor, *_ = self.version.split(".")
+        return f"cp{major}{minor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFacts:
+    """All facts of one host."""
+
+    host: str
+    facts: Mapping[str, Fact]
+
+    def __getitem__(self, name: str) -> Fact:
+        return self.facts.get(name, Fact(unknown=f"no fact named {name}"))
+
+    @property
+    def home(self) -> str:
+        """Absolute HOME on the host."""
+        return str(self["home"].value)
+
+    @property
+    def pythons(self) -> tuple[Python, ...]:
+        """Interpreters found, in PATH order."""
+        return tuple(Python(**row) for row in self["pythons"].value or ())
+
+    def python_for(self, tag: str) -> Python | None:
+        """The interpreter for a wheel's Python tag: one that can make a venv, if there is one."""
+        fitting = [python for python in self.pythons if python.tag == tag]
+        return min(fitting, key=lambda python: not python.venv, default=None)
+
+    @property
+    def gpus(self) -> tuple[Mapping[str, str], ...]:
+        """GPUs, as probe.py's read_gpus gives them; empty when absent or unknown."""
+        return tuple(self["gpus"].value or ())
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """The record of the environment in use; empty when there is none."""
+        return dict(self["environment"].value or {})
+
+    def route(self, peer: str) -> Mapping[str, Any]:
+        """How this host reaches ``peer``: address, source, interface (None if not known)."""
+        return dict((self["routes"].value or {}).get(peer, {}))
+
+    def as_json(self) -> dict[str, Any]:
+        """{fact name: fact}."""
+        return {name: fact.as_json() for name, fact in self.facts.items()}
+
+
+def parse_facts(host: str, answer: Mapping[str, Any]) -> HostFacts:
+    """Facts from probe.py's answer."""
+    return HostFacts(
+        host=host,
+        facts={
+            name: Fact(value=fact.get("value"), unknown=str(fact.get("unknown", "")))
+            for name, fact in answer.items()
+        },
+    )
+
+
+def parse_version(text: object) -> Version | None:
+    """A version, or None for what is none ("-", None, "unknown (…)")."""
+    try:
+        return Version(str(text))
+    except InvalidVersion:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """Facts of the hosts that answered, in host order, and the errors of those that did not."""
+
+    facts: Mapping[str, HostFacts]
+    errors: Mapping[str, ProvisionError]
+
+
+def gather_facts(fleet: Fleet, peers: Sequence[str] = ()) -> Gathered:
+    """Probe every host, one round trip each. ``peers``: addresses to look up routes to."""
+    answers = fleet.ask("probe", list(peers))
+    facts, errors = {}, {}
+    for host, answer in answers.items():
+        if isinstance(answer, ProvisionError):
+            errors[host] = answer
+        else:
+            facts[host] = parse_facts(host, answer)
+    return Gathered(facts=facts, errors=errors)

@@ -1,0 +1,379 @@
+"""SSH: the only module that imports fabric.
+
+Stricter than Fabric's defaults on purpose: Fabric accepts any host key without a question
+(https://github.com/fabric/fabric/issues/2071); here an unknown or changed key refuses the host,
+unless ``--accept-new`` was given, and then only an *unknown* one. ``~/.ssh/config`` (HostName,
+User, Port, IdentityFile, IdentitiesOnly, ProxyJump, UserKnownHostsFile) is honoured. Nothing ever
+asks for a password: hosts are reached in parallel.
+
+Every call over several hosts returns a value *or an error for each host*, never only the first
+failure (fabric's ThreadingGroup has no cap and breaks with gateways,
+https://github.com/fabric/fabric/issues/2065).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from provision.errors import ConfigError, HostError, ProvisionError, UnreachableError
+from provision.findings import SSH, Finding, Level, Report
+from provision.hosts.inventory import Host, Inventory
+from provision.script import parse_answer, script_argv, text_argv
+from provision.steps import Phase, Plan, Put, Run, Step
+
+if TYPE_CHECKING:
+    from fabric import Connection
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshOptions:
+    """How hosts are reached. ``config``: an ssh_config file in place of ``~/.ssh/config``."""
+
+    config: Path | None = None
+    connect_timeout: int = 10
+    accept_new: bool = False
+    workers: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fleet:
+    """The hosts of one command, with connections that are opened once and shared."""
+
+    inventory: Inventory
+    options: SshOptions = field(default_factory=SshOptions)
+    connections: dict[str, Remote] = field(default_factory=dict, repr=False)
+
+    def fan_out[T](
+        self, call: Callable[[Remote], T], hosts: Sequence[str] = ()
+    ) -> dict[str, T | ProvisionError]:
+        """``call`` on each host side by side (all, or those named): its value or its error.
+
+        Ctrl-C cuts the connections, so that no thread is left waiting.
+        """
+        chosen = [h for h in self.inventory if not hosts or h.label in hosts]
+
+        def one(host: Host) -> T | ProvisionError:
+            try:
+                return call(self._remote(host))
+            except ProvisionError as error:
+                return error
+
+        pool = ThreadPoolExecutor(max_workers=max(1, min(self.options.workers, len(chosen))))
+        try:
+            futures = {host.label: pool.submit(one, host) for host in chosen}
+            return {label: future.result() for label, future in futures.items()}
+        except KeyboardInterrupt:
+            self.close()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask(
+        self, script: str, args: dict[str, Sequence[str]] | Sequence[str] = ()
+    ) -> dict[str, dict[str, object] | ProvisionError]:
+        """Run ``onhost/<script>.py`` on every host; its answers, keyed by host."""
+
+        def call(remote: Remote) -> dict[str, object]:
+            own = args.get(remote.label, ()) if isinstance(args, dict) else args
+            return remote.ask(script, own)
+
+        return self.fan_out(call, tuple(args) if isinstance(args, dict) else ())
+
+    def apply(self, plan: Plan, say: Say) -> None:
+        """Carry out a plan, phase by phase; within a phase, hosts side by side.
+
+        Raises the first host's error (in host order) after all hosts of that phase came to an
+        end; later phases are then not begun.
+        """
+        for phase in plan.phases:
+            say(f"{phase.name}: {', '.join(phase.hosts)}")
+            outcomes = self.fan_out(lambda remote, p=phase: remote.apply(p, say), phase.hosts)  # type: ignore[misc]
+            errors = [e for e in outcomes.values() if isinstance(e, ProvisionError)]
+            for error in errors[1:]:
+                say(str(error))
+            if errors:
+                raise errors[0]
+
+    def _remote(self, host: Host) -> Remote:
+        if host.label not in self.connections:
+            self.connections[host.label] = Remote(
+                label=host.label, cxn=_connection(host, self.options)
+            )
+        remote = self.connections[host.label]
+        remote.open()
+        return remote
+
+    def close(self) -> None:
+        """Close every connection."""
+        for remote in self.connections.values():
+            remote.close()
+
+
+@contextmanager
+def connected(inventory: Inventory, options: SshOptions) -> Iterator[Fleet]:
+    """A fleet whose connections are closed at the end."""
+    fleet = Fleet(inventory=inventory, options=options)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """One host, connected."""
+
+    label: str
+    cxn: Connection
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def open(self) -> None:
+        """Connect if not connected; UnreachableError names why not, and what to do."""
+        with self.lock:
+            if self.cxn.is_connected:
+                return
+            try:
+                self.cxn.open()
+                transport = self.cxn.transport
+                transport.set_keepalive(15)
+            except Exception as error:  # paramiko raises many unrelated types
+                raise explain(self.label, error, self.cxn) from None
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.cxn.close()
+
+    def run(self, argv: Sequence[str], on_line: Say | None = None) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr) of argv there; ``on_line`` sees stdout as it comes."""
+        streams: dict[str, Any] = {}
+        if on_line is not None:
+            streams = {"out_stream": _Lines(on_line), "err_stream": _Lines(lambda _: None)}
+        try:
+            result = self.cxn.run(
+                shlex.join(argv), warn=True, hide=True, in_stream=False, encoding="utf-8", **streams
+            )
+        except Exception as error:
+            raise explain(self.label, error, self.cxn) from None
+        return int(result.exited), str(result.stdout), str(result.stderr)
+
+    def ask(self, script: str, args: Sequence[str] = (), python: str = "") -> dict[str, object]:
+        """The answer of ``onhost/<script>.py args…`` there (HostError if it gives none)."""
+        _, out, err = self.run(script_argv(script, args, python))
+        return parse_answer(self.label, out, err)
+
+    def ask_text(self, text: str, name: str, args: Sequence[str]) -> dict[str, object]:
+        """As :meth:`ask`, for a program given as text."""
+        _, out, err = self.run(text_argv(text, name, args))
+        return parse_answer(self.label, out, err)
+
+    def apply(self, phase: Phase, say: Say) -> None:
+        """This host's steps of a phase, in order; puts that follow one another go as one batch."""
+        batch: list[Put] = []
+        for step in phase.of(self.label):
+            if isinstance(step.do, Put):
+                batch.append(step.do)
+                continue
+            self.put(batch, say)
+            batch = []
+            self._apply_run(step, step.do, say)
+        self.put(batch, say)
+
+    def _apply_run(self, step: Step, do: Run, say: Say) -> None:
+        def progress(line: str) -> None:
+            if line.startswith("ZEROFLEET-SAY "):
+                say(f"[{self.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
+
+        code, out, err = self.run(do.argv, progress)
+        if code == 0:
+            return
+        tail = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
+        raise HostError(
+            f"{self.label}: {do}",
+            found=tail[-1][:300] if tail else f"exit {code}",
+            expected=f"exit 0 (it exited {code})",
+            remedy=f"this step was to {step.why}",
+        )
+
+    def put(self, batch: Sequence[Put], say: Say) -> None:
+        """Files to this host: written beside their target, hashed *there*, then renamed."""
+        if not batch:
+            return
+        sftp = self.cxn.sftp()
+        checks: list[str] = []
+        made = self.ask("place", ["folders", *[put.target for put in batch]])
+        targets = made["targets"]
+        assert isinstance(targets, list)
+        for put, target in zip(batch, targets, strict=True):
+            source = put.source.open("rb") if put.source else io.BytesIO(put.content or b"")
+            with source as stream:
+                sftp.putfo(
+                    stream, f"{target}.partial", file_size=put.size, callback=self._meter(put, say)
+                )
+            checks += [str(target), put.sha256, format(put.mode, "o")]
+        problems = self.ask("place", ["files", *checks]).get("problems")
+        if problems:
+            raise HostError(
+                f"{self.label}: sha256 after the push",
+                found=problems,
+                expected="what was sent",
+                remedy="check that disk and memory, then run the command again",
+            )
+
+    def _meter(self, put: Put, say: Say) -> Callable[[int, int], None]:
+        """A line every few seconds for a file that takes longer."""
+        last = [time.monotonic()]
+
+        def callback(sent: int, total: int) -> None:
+            if time.monotonic() - last[0] > 3:
+                last[0] = time.monotonic()
+                say(f"[{self.label}] {put.target}: {sent:,} of {total:,} bytes")
+
+        return callback
+
+    def get(self, source: str, target: Path) -> None:
+        """A file of this host to ``target`` here, complete or not at all."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".partial")
+        self.cxn.sftp().get(source, str(partial))
+        partial.replace(target)
+
+
+class _Lines(io.StringIO):
+    """A stream that hands over whole lines as they come."""
+
+    def __init__(self, on_line: Say) -> None:
+        super().__init__()
+        self._on_line = on_line
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._on_line(line.rstrip("\r"))
+        return len(text)
+
+
+def _connection(host: Host, options: SshOptions) -> Connection:
+    # fabric costs ~1 s to import: only commands that connect pay for it.
+    import fabric
+    from paramiko.client import RejectPolicy
+
+    # paramiko logs whole tracebacks of refused connections; explain() says it in one line.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    logging.getLogger("paramiko").propagate = False
+    if options.config is not None and not options.config.is_file():
+        raise ConfigError(
+            f"ssh_config {options.config}",
+            found="no such file",
+            expected="an OpenSSH client configuration",
+            remedy="correct --ssh-config or the ssh_config setting",
+        )
+    path = str(options.config) if options.config else None
+    config = fabric.Config(runtime_ssh_path=path) if path else fabric.Config()
+    cxn = fabric.Connection(
+        host.name,
+        user=host.user,
+        port=host.port,
+        config=config,
+        connect_timeout=options.connect_timeout,
+    )
+    each: Any = cxn
+    while each is not None and not isinstance(each, str):
+        policy = _accept_new_policy() if options.accept_new else RejectPolicy()
+        each.client.set_missing_host_key_policy(policy)
+        for known in _known_hosts(each.ssh_config):
+            each.client.load_system_host_keys(str(known))
+        each.connect_kwargs.setdefault("banner_timeout", options.connect_timeout)
+        each.connect_kwargs.setdefault("auth_timeout", options.connect_timeout)
+        if each.ssh_config.get("identitiesonly") == "yes":
+            each.connect_kwargs.update(allow_agent=False, look_for_keys=False)
+        each = each.gateway
+    return cxn
+
+
+def _accept_new_policy() -> Any:
+    """StrictHostKeyChecking=accept-new: an unknown key is written down, a changed one refused."""
+    from paramiko.client import AutoAddPolicy
+
+    class AcceptNew(AutoAddPolicy):
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            path = Path("~/.ssh/known_hosts").expanduser()
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            with path.open("a", encoding="utf-8") as known:
+                known.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+            client.get_host_keys().add(hostname, key.get_name(), key)
+
+    return AcceptNew()
+
+
+def _known_hosts(ssh_config: dict[str, Any]) -> tuple[Path, ...]:
+    """The known_hosts files that OpenSSH would read for this host, where they exist."""
+    named: list[str] = []
+    for key, default in (
+        ("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
+        ("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
+    ):
+        value = str(ssh_config.get(key, default))
+        # paramiko strips the quotes of a single quoted path; such a path may hold spaces.
+        named += [value] if Path(value).expanduser().exists() else shlex.split(value)
+    paths = (Path(name).expanduser() for name in named if name.lower() != "none")
+    return tuple(path for path in paths if path.is_file() and str(path) != "/dev/null")
+
+
+def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
+    """What a failed connection means, and what to do: one line in place of paramiko's types."""
+    from paramiko import ssh_exception as ssh
+
+    where = f"{cxn.user}@{cxn.host}:{cxn.port}"
+    port = f"-p {cxn.port} " if cxn.port != 22 else ""
+    if isinstance(error, ssh.BadHostKeyException):
+        found, expected = f"a host key other than the known one ({where})", "the known host key"
+        remedy = f"if the host was reinstalled: ssh-keygen -R '[{cxn.host}]:{cxn.port}'"
+    elif isinstance(error, ssh.AuthenticationException | ssh.PasswordRequiredException):
+        found, expected = f"login refused for {where}", "key authentication"
+        remedy = f"check user and key: ssh {port}{cxn.user}@{cxn.host} true"
+    elif isinstance(error, ssh.SSHException) and "known_hosts" in str(error):
+        found, expected = f"unknown host key ({where})", "a key in known_hosts"
+        remedy = f"check its fingerprint: ssh {port}{cxn.user}@{cxn.host} true, or --accept-new"
+    elif isinstance(error, socket.gaierror):
+        found, expected = f"no address for the name {cxn.host}", "a name that resolves"
+        remedy = "correct the hosts file, or add HostName to ~/.ssh/config"
+    elif isinstance(error, TimeoutError | socket.timeout):
+        found, expected = f"no answer from {where}", "an SSH server"
+        remedy = "is the host up, and reachable from here?"
+    else:
+        reason = str(error) or type(error).__name__
+        found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
+        remedy = "is the host up, and its SSH server on that port?"
+    return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)
+
+
+def error_report(answers: dict[str, Any]) -> Report:
+    """Findings for the hosts of a fan-out that gave an error in place of a value."""
+    return Report(
+        findings=tuple(
+            Finding(
+                host=label,
+                subject=SSH if isinstance(error, UnreachableError) else "answer",
+                level=Level.ERROR,
+                found=error.found,
+                expected=error.expected,
+                remedy=error.remedy,
+            )
+            for label, error in answers.items()
+            if isinstance(error, ProvisionError)
+        )
+    )
