@@ -1,0 +1,131 @@
+"""What a run can be asked for: the flags of ``trainer.sft``.
+
+Every flag of transformers' TrainingArguments is one too; only defaults differ here. recipes/sft.yaml
+lists the flags that a run usually sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser, TrainingArguments
+
+
+class RequestError(ValueError):
+    """Something was asked for that can't be honoured. The message says what, and what to do."""
+
+
+@dataclass
+class ModelArgs:
+    """Which model, and how it is loaded."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder of the base model (or a hub id)."})
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder of the tokenizer; default: the model's own."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit, when the model is a hub id."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model. Off: its code is not yours."}
+    )
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "eager, sdpa, flex_attention, flash_attention_2 or flash_attention_3. Default: the "
+            "model's own choice. One that can't be had here is an error, never replaced by another."
+        },
+    )
+    chat_template: str | None = field(
+        default=None, metadata={"help": "Jinja file to use in place of the tokenizer's chat template."}
+    )
+
+
+@dataclass
+class DataArgs:
+    """Which conversations, and how much of them."""
+
+    train_file_dir: str = field(
+        metadata={"help": ".jsonl or .json file, or a folder of them; several separated by commas."}
+    )
+    validation_file_dir: str | None = field(
+        default=None, metadata={"help": "The same, to evaluate on. Default: no evaluation."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use only the first so many rows. Default: all."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on only the first so many rows. Default: all."}
+    )
+    model_max_length: int = field(
+        default=2048, metadata={"help": "Tokens of a row; what is beyond is cut, and counted."}
+    )
+
+
+@dataclass
+class LoraArgs:
+    """LoRA, or full fine-tuning when ``--use_peft false``."""
+
+    use_peft: bool = field(
+        default=True, metadata={"help": "Train a LoRA adapter; false: train every weight."}
+    )
+    target_modules: str = field(
+        default="all",
+        metadata={
+            "help": "all (every linear layer except the output layer), or names separated by commas."
+        },
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapter."})
+    lora_alpha: int = field(default=16, metadata={"help": "The adapter is scaled by alpha / rank."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapter."})
+    modules_to_save: str | None = field(
+        default=None,
+        metadata={"help": "Modules trained whole beside the adapter, separated by commas."},
+    )
+
+
+@dataclass
+class SftArgs(TrainingArguments):
+    """transformers' TrainingArguments with this trainer's defaults."""
+
+    per_device_train_batch_size: int = 1
+    per_device_eval_batch_size: int = 1
+    gradient_accumulation_steps: int = 8
+    num_train_epochs: float = 1.0
+    learning_rate: float = 2e-5
+    # Below 1 it is a share of all steps (transformers 5 has no warmup_ratio any more).
+    warmup_steps: float = 0.05
+    weight_decay: float = 0.05
+    bf16: bool = True
+    # One line a step, so that a run which stands still shows within a step.
+    logging_steps: float = 1
+    logging_first_step: bool = True
+    # A NaN loss must be seen; transformers would show the last good one instead.
+    logging_nan_inf_filter: bool = False
+    # Progress bars make log files unreadable.
+    disable_tqdm: bool | None = True
+    save_total_limit: int | None = 2
+
+    def __post_init__(self) -> None:
+        """Turn activation checkpointing on, unless either of its names was set."""
+        if self.activation_checkpointing is None and self.gradient_checkpointing is None:
+            self.activation_checkpointing = True
+        super().__post_init__()
+
+
+def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, LoraArgs, SftArgs]:
+    """The flags of a run.
+
+    Making the SftArgs starts the process group and, with ``--deepspeed``, registers the DeepSpeed
+    configuration. It must therefore come before ``from_pretrained``: only then does ZeRO-3 split the
+    model while it loads
+    (https://huggingface.co/docs/transformers/deepspeed#zero-3).
+    """
+    parser = HfArgumentParser((ModelArgs, DataArgs, LoraArgs, SftArgs), allow_abbrev=False)
+    model, data, lora, training = parser.parse_args_into_dataclasses(args=argv)
+    if data.model_max_length < 8:
+        raise RequestError(f"--model_max_length {data.model_max_length}: at least 8 tokens are needed")
+    if training.output_dir is None:
+        raise RequestError("--output_dir is missing: where the trained weights are to go")
+    return model, data, lora, training

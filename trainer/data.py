@@ -1,0 +1,237 @@
+"""Rows → tokens and labels, with the loss on answers only.
+
+Not TRL's SFTTrainer: its assistant_only_loss needs ``{% generation %}`` marks in the chat template.
+Most models' templates have none; TRL replaces those it knows word for word and refuses the others
+(``get_training_chat_template``). Here the answers' places are found by rendering alone, for any
+template, and a template for which that can't be done exactly is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from trainer.args import RequestError
+from trainer.rows import Problem, Row, read_rows
+
+#: The label that torch's cross entropy leaves out.
+MASKED = -100
+#: Stands for an answer when the template around it is wanted. Any text no template contains.
+PLACEHOLDER = "[zerofleet: an answer]"
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """The tokenised rows, and what happened to the rows on the way.
+
+    ``rows`` are ``{"input_ids": int32[n], "labels": int32[n]}``, n ≤ model_max_length.
+    """
+
+    rows: list[dict[str, np.ndarray]]
+    read: int
+    truncated: int
+    dropped: int
+    tokens: int
+    learned: int
+
+    def __str__(self) -> str:
+        text = f"{len(self.rows)} rows, {self.tokens:,} tokens, {self.learned:,} of them learned"
+        if self.truncated:
+            text += f"; {self.truncated} of {self.read} rows cut at the maximum length"
+        if self.dropped:
+            text += f"; {self.dropped} rows left out, because no token of an answer is within it"
+        return text
+
+
+def load_features(
+    paths: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    limit: int | None,
+    say: Callable[[str], None],
+) -> Features:
+    """Tokenise the (first ``limit``) rows of ``paths``.
+
+    Raises RequestError when a row is bad, or when nothing is left to learn from.
+    """
+    rows: list[dict[str, np.ndarray]] = []
+    read = truncated = dropped = 0
+    told = time.monotonic()
+    for row in _good_rows(paths, limit):
+        read += 1
+        try:
+            ids, labels = encode(tokenizer, row.messages)
+        except RequestError as error:
+            raise RequestError(f"{row.file}:{row.line}: {error}") from None
+        truncated += len(ids) > max_length
+        ids, labels = ids[:max_length], labels[:max_length]
+        # The first token has nothing before it to be predicted from.
+        if (labels[1:] == MASKED).all():
+            dropped += 1
+        else:
+            rows.append({"input_ids": ids, "labels": labels})
+        if time.monotonic() - told > 5:
+            told = time.monotonic()
+            say(f"{paths}: {read:,} rows tokenised")
+    if not rows:
+        raise RequestError(
+            f"{paths}: none of {read} rows has an answer within {max_length} tokens: "
+            "raise --model_max_length"
+        )
+    return Features(
+        rows=rows,
+        read=read,
+        truncated=truncated,
+        dropped=dropped,
+        tokens=sum(len(row["input_ids"]) for row in rows),
+        learned=sum(int((row["labels"][1:] != MASKED).sum()) for row in rows),
+    )
+
+
+def _good_rows(paths: str, limit: int | None) -> Iterator[Row]:
+    problems: list[Problem] = []
+    count = 0
+    for item in read_rows(paths):
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif not problems:
+            yield item
+            count += 1
+        if count == limit or len(problems) == 5:
+            break
+    if problems:
+        lines = "\n  ".join(map(str, problems))
+        raise RequestError(f"{paths}: bad rows (the first {len(problems)}):\n  {lines}")
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages
+) -> tuple[np.ndarray, np.ndarray]:
+    """(input_ids, labels) of a conversation, int32 and not truncated.
+
+    A token is learned when it begins inside an answer; so a token that holds the last of the
+    question and the first of the answer is not.
+    """
+    if not tokenizer.is_fast:
+        raise RequestError(
+            f"the tokenizer {type(tokenizer).__name__} can't tell where its tokens begin in the text: "
+            "use a model with a fast tokenizer (tokenizer.json)"
+        )
+    text, spans = answer_spans(tokenizer, messages)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = np.array(encoded["input_ids"], dtype=np.int32)
+    begins = np.array([begin for begin, _ in encoded["offset_mapping"]], dtype=np.int64)
+    inside = np.zeros(len(ids), dtype=bool)
+    for start, end in spans:
+        inside |= (begins >= start) & (begins < end)
+    return ids, np.where(inside, ids, MASKED).astype(np.int32)
+
+
+def answer_spans(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages
+) -> tuple[str, list[tuple[int, int]]]:
+    """The rendered conversation, and the [start, end) of each answer in it, in characters.
+
+    An answer is what the model has to write after the template's generation prompt: it begins where
+    that prompt ends (an empty thinking block that the template inserts is thus part of it) and ends
+    with the end-of-turn token. Its end is found from behind: what follows an answer is the same
+    whatever the answer says, so it is rendered once more with a placeholder as the answer.
+    """
+    text = _render(tokenizer, messages)
+    spans: list[tuple[int, int]] = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = _answer_start(tokenizer, messages[:number], text)
+        stand_in = {"role": "assistant", "content": PLACEHOLDER}
+        probe = _render(tokenizer, [*messages[:number], stand_in, *messages[number + 1 :]])
+        after = probe.rpartition(PLACEHOLDER)[2]
+        end = len(text) - len(after)
+        if PLACEHOLDER not in probe or not text.endswith(after) or end < start:
+            raise RequestError(_NOT_EXACT)
+        stop = re.match(_stop_pattern(tokenizer), after)
+        spans.append((start, end + (stop.end() if stop else 0)))
+    return text, spans
+
+
+_NOT_EXACT = (
+    "the chat template renders this conversation so that its answers can't be told exactly from "
+    "the rest: give a simpler template with --chat_template FILE"
+)
+
+
+def _answer_start(tokenizer: PreTrainedTokenizerBase, before: Messages, text: str) -> int:
+    """Where the text after the generation prompt begins."""
+    prompt = _render(tokenizer, before, add_generation_prompt=True)
+    if text.startswith(prompt):
+        return len(prompt)
+    # The prompt may end with more than an answer begins with: some templates open a thinking block
+    # in it, and write answers without one.
+    if not text.startswith(_render(tokenizer, before)):
+        raise RequestError(_NOT_EXACT)
+    return len(os.path.commonprefix([text, prompt]))
+
+
+def _stop_pattern(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Matches an end-of-turn token (any special token) at the beginning of what follows an answer."""
+    special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
+    special.update(tokenizer.all_special_tokens)
+    longest_first = sorted(special, key=len, reverse=True)
+    return r"\s*(?:" + "|".join(map(re.escape, longest_first)) + ")" if special else "(?!)"
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, add_generation_prompt: bool = False
+) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
+    except jinja2.TemplateError as error:
+        raise RequestError(f"the chat template refuses this conversation: {error}") from None
+
+
+def teaches_to_stop(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template ends an answer with a special token, so that its end is learned too."""
+    text, spans = answer_spans(
+        tokenizer,
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": PLACEHOLDER}],
+    )
+    return not text[: spans[0][1]].endswith(PLACEHOLDER)
+
+
+class Collator:
+    """Pads rows on the right to the longest of the batch (and to a multiple of 8, for tensor cores)."""
+
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """``rows`` of lengths ≤ n as int64[rows, n] input_ids, attention_mask and labels."""
+        longest = max(len(row["input_ids"]) for row in rows)
+        shape = (len(rows), -(-longest // 8) * 8)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.int64),
+            "labels": torch.full(shape, MASKED),
+        }
+        for number, row in enumerate(rows):
+            length = len(row["input_ids"])
+            batch["input_ids"][number, :length] = torch.from_numpy(row["input_ids"])
+            batch["attention_mask"][number, :length] = 1
+            batch["labels"][number, :length] = torch.from_numpy(row["labels"])
+        return batch

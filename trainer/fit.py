@@ -1,0 +1,139 @@
+"""Train, evaluate, save: what every objective does once its Trainer is made."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from trainer import engine
+from trainer.args import RequestError, SftArgs
+from trainer.metrics import Metrics, peak_memory
+
+
+class CountingTrainer(Trainer):
+    """A Trainer that counts tokens where they are, and asks the ranks for the sum only when logging.
+
+    transformers' own count (include_num_input_tokens_seen) waits for every rank in every micro-batch.
+    """
+
+    _tokens: torch.Tensor | int = 0
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Count, then train."""
+        self._tokens = self._tokens + inputs["attention_mask"].sum()
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add ``tokens`` to a step's line. Runs on every rank, as all of transformers' logging."""
+        if "loss" in logs:
+            mine = torch.as_tensor(self._tokens, device=self.args.device)
+            logs["tokens"] = int(self.accelerator.reduce(mine, reduction="sum"))
+        super().log(logs, *args, **kwargs)
+
+
+class Recorder(TrainerCallback):
+    """Writes a run's events, after making sure that the ZeRO asked for is the one that runs."""
+
+    def __init__(self, trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
+        self.trainer = trainer
+        self.metrics = metrics
+        self.say = say
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check the engine, then record what is about to be trained. Runs on every rank."""
+        wrapped = self.trainer.model_wrapped
+        config = args.hf_deepspeed_config.config if args.deepspeed else None
+        active = engine.active_zero(wrapped)
+        engine.require_zero(engine.requested_zero(config), active)
+        optimizer = engine.stepping_optimizer(self.trainer)
+        trainable, total = count_parameters(self.trainer.model)
+        self.say(
+            f"{active}, stepped by {type(optimizer).__name__}; training {trainable:,} of {total:,} "
+            f"parameters for {state.max_steps} steps"
+        )
+        self.metrics.write(
+            "begin",
+            total_steps=state.max_steps,
+            first_step=state.global_step,
+            zero_stage=active.stage,
+            offload=active.offload,
+            optimizer=type(optimizer).__name__,
+            cpu_adam_so=engine.native_library(optimizer),
+            trainable_parameters=trainable,
+            parameters=total,
+            rows=len(self.trainer.train_dataset),
+            world_size=args.world_size,
+            effective_batch=args.world_size
+            * args.per_device_train_batch_size
+            * args.gradient_accumulation_steps,
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Record a step or an evaluation."""
+        logs = logs or {}
+        if "loss" in logs:
+            self.metrics.write(
+                "step",
+                step=state.global_step,
+                total_steps=state.max_steps,
+                loss=logs["loss"],
+                grad_norm=logs.get("grad_norm"),
+                lr=logs.get("learning_rate"),
+                tokens=logs.get("tokens"),
+            )
+        elif "eval_loss" in logs:
+            self.metrics.write("eval", step=state.global_step, loss=logs["eval_loss"])
+
+
+def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """(trainable, all) parameters; under ZeRO-3 the whole ones, not this rank's part."""
+    sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in model.parameters()]
+    return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
+
+
+def checked_checkpoint(training: SftArgs) -> str | None:
+    """The checkpoint folder to go on from, or None.
+
+    Raises RequestError when this host does not have one that can be resumed from.
+    """
+    folder = training.resume_from_checkpoint
+    if folder is None:
+        return None
+    needed = ["trainer_state.json"] + (["latest"] if training.deepspeed else [])
+    missing = [name for name in needed if not os.path.isfile(os.path.join(folder, name))]
+    if missing:
+        raise RequestError(
+            f"--resume_from_checkpoint {folder}: this host has no {' and no '.join(missing)} there; "
+            "every host needs the checkpoint's common files beside its own ranks' shards"
+        )
+    return folder
+
+
+def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
+    """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this."""
+    training = trainer.args
+    trainer.add_callback(Recorder(trainer, metrics, say))
+    result = trainer.train(resume_from_checkpoint=checked_checkpoint(training))
+    # On every rank: under ZeRO-3 the weights are put together from all of them.
+    trainer.save_model()
+    trainer.save_state()
+    output = str(Path(training.output_dir).resolve())
+    metrics.write("saved", output=output)
+    say(f"saved to {output}")
+    if trainer.eval_dataset is not None:
+        loss = trainer.evaluate()["eval_loss"]
+        say(f"evaluation: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}")
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    metrics.write(
+        "end",
+        loss_first=losses[0] if losses else None,
+        loss_last=losses[-1] if losses else None,
+        train_runtime=result.metrics["train_runtime"],
+        **peak_memory(),
+    )

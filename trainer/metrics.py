@@ -1,0 +1,62 @@
+"""A run's record: JSON lines in $ZEROFLEET_RUN_DIR/metrics.jsonl, written by global rank 0.
+
+The events, in order (keys are only ever added):
+
+    begin   what will be trained, and how: the ZeRO stage and optimizer that are really active
+    step    once per logging step; ``tokens`` counts all ranks' tokens without padding, since begin
+    eval    after an evaluation
+    saved   the folder with the trained weights
+    end     first and last loss, seconds, peak memory of rank 0
+
+Without ZEROFLEET_RUN_DIR nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RUN_DIR = "ZEROFLEET_RUN_DIR"
+
+
+class Metrics:
+    """Appends events to metrics.jsonl, or drops them when this rank keeps no record."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+
+    @classmethod
+    def of_rank(cls, rank: int) -> Metrics:
+        """The record of this process, by its global rank."""
+        folder = os.environ.get(RUN_DIR)
+        return cls(Path(folder) if folder and rank == 0 else None)
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line, on disk when this returns."""
+        if self._file is not None:
+            line = {"event": event, **{key: _plain(value) for key, value in values.items()}}
+            self._file.write(json.dumps({**line, "at": time.time()}, allow_nan=False) + "\n")
+            self._file.flush()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: a loss that is one becomes null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Bytes of this process at their highest: on its GPU (None without one) and on the host."""
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    # Linux counts ru_maxrss in KiB (getrusage(2)).
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_device_bytes": device, "peak_host_bytes": host}

@@ -1,0 +1,154 @@
+"""Loading: tokenizer, base model, LoRA adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from trainer.args import LoraArgs, ModelArgs, RequestError, SftArgs
+
+#: Implementations that come as separate packages. transformers may fetch a kernel from the hub in
+#: their place, which hosts without internet can't and others should not do unasked.
+FLASH = {
+    "flash_attention_2": ("flash-attn", is_flash_attn_2_available),
+    "flash_attention_3": ("flash-attn-3", is_flash_attn_3_available),
+}
+
+
+def load_tokenizer(args: ModelArgs) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a chat template and a padding token.
+
+    Raises RequestError when there is no chat template.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        args.tokenizer_name_or_path or args.model_name_or_path,
+        revision=args.model_revision,
+        trust_remote_code=args.trust_remote_code,
+    )
+    if args.chat_template:
+        tokenizer.chat_template = Path(args.chat_template).read_text(encoding="utf-8")
+    if not tokenizer.chat_template:
+        raise RequestError(
+            f"{args.tokenizer_name_or_path or args.model_name_or_path} has no chat template (a base "
+            "model, not an instruct one?): give one with --chat_template FILE"
+        )
+    if tokenizer.pad_token_id is None:
+        # Padding is masked from attention and loss, so any token will do.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def weights_dtype(training: SftArgs, lora: LoraArgs) -> torch.dtype:
+    """What the base weights are loaded as.
+
+    Half precision where DeepSpeed keeps fp32 copies for the optimizer, or where LoRA leaves the
+    weights frozen; else fp32 (autocast then computes in half precision).
+    """
+    half = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else torch.float32
+    return half if training.deepspeed or lora.use_peft else torch.float32
+
+
+def load_model(args: ModelArgs, dtype: torch.dtype) -> PreTrainedModel:
+    """The base model. Under ZeRO-3 each rank holds its part only.
+
+    Raises RequestError when the attention implementation asked for is not the one in use.
+    """
+    wanted = args.attn_implementation
+    if wanted in FLASH and not FLASH[wanted][1]():
+        raise RequestError(
+            f"--attn_implementation {wanted} needs a GPU it supports and the package {FLASH[wanted][0]}, "
+            "which are not here: install it on every host, or use sdpa"
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            args.model_name_or_path,
+            revision=args.model_revision,
+            trust_remote_code=args.trust_remote_code,
+            dtype=dtype,
+            **({"attn_implementation": wanted} if wanted else {}),
+        )
+    except (ImportError, ValueError) as error:
+        if wanted and "attn" in str(error).lower() or wanted and "attention" in str(error).lower():
+            raise RequestError(f"--attn_implementation {wanted}: {error}") from error
+        raise
+    if wanted and model.config._attn_implementation != wanted:
+        raise RequestError(
+            f"--attn_implementation {wanted}: the model uses {model.config._attn_implementation}"
+        )
+    return model
+
+
+def fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise RequestError when the tokenizer has tokens that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise RequestError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings: "
+            "use the model's own tokenizer"
+        )
+
+
+def attach_lora(model: PreTrainedModel, args: LoraArgs, training: SftArgs) -> PeftModel:
+    """The model with a fresh LoRA adapter; everything else is frozen.
+
+    Raises RequestError when a named target module does not exist.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=args.lora_rank,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=_targets(model, args.target_modules),
+        modules_to_save=_existing(model, args.modules_to_save, "--modules_to_save"),
+    )
+    # DeepSpeed keeps its own fp32 copies, and ZeRO-3 can't mix types
+    # (https://github.com/deepspeedai/DeepSpeed/issues/8072); without it the adapter must be fp32.
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=not training.deepspeed)
+    if training.activation_checkpointing:
+        # Checkpointed layers need an input that wants a gradient, and the embedding is frozen.
+        adapted.enable_input_require_grads()
+    return adapted
+
+
+def prepare_checkpointing(training: SftArgs) -> None:
+    """Choose the kind of activation checkpointing that works with the ZeRO stage.
+
+    Under ZeRO-3 the recomputation must be the reentrant kind: the other one compares the shapes of
+    what it saved, and finds parameters that have been given back in between
+    (https://github.com/huggingface/trl/issues/2514).
+    """
+    if training.activation_checkpointing and is_deepspeed_zero3_enabled():
+        asked = training.activation_checkpointing_kwargs or {}
+        if asked.get("use_reentrant") is False:
+            raise RequestError("ZeRO-3 needs activation checkpointing with use_reentrant true")
+        training.activation_checkpointing_kwargs = {**asked, "use_reentrant": True}
+
+
+def _targets(model: PreTrainedModel, names: str) -> str | list[str] | None:
+    return "all-linear" if names == "all" else _existing(model, names, "--target_modules")
+
+
+def _existing(model: PreTrainedModel, names: str | None, flag: str) -> list[str] | None:
+    """The comma-separated names, each of which must end some module's name (PEFT's own rule)."""
+    if names is None:
+        return None
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    missing = [name for name in wanted if not any(m.endswith(f".{name}") for m in modules)]
+    if missing or not wanted:
+        leaves = sorted({m.rpartition(".")[2] for m in modules if not m.endswith(".")})
+        raise RequestError(
+            f"{flag} {names}: no module called {', '.join(missing) or 'that'}; the model has "
+            + ", ".join(leaf for leaf in leaves if not leaf.isdigit())
+        )
+    return wanted
