@@ -11,7 +11,8 @@ shell prints. ``start`` and ``run`` exit 0 once torchrun was started, 1 when it 
 
 RUN_DIR holds ``plan.json`` before, and after: ``supervisor.log`` (its creation claims the folder:
 a run folder is used once), ``record.json``, ``node.log``, ``ranks/``, ``stop`` (ask to stop) and,
-written last, ``exit.json``. Exit codes are a shell's: a process ended by signal n has 128 + n.
+written last, ``exit.json``. Exit codes are a shell's: a process ended by signal n has 128 + n,
+a torchrun that could not be started 127.
 
 How processes are ended, here: by pid and never by name, and only direct children of this
 process, whose pids can't be reused before it reaps them. torchrun gives every rank a session of
@@ -19,6 +20,8 @@ its own (``start_new_session`` in torch's SubprocessHandler), so ranks outlive a
 killed; this process is therefore their subreaper (prctl(2)): orphans become its direct children,
 whatever session they are in, and are ended one generation after another.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -30,9 +33,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
+from typing import Any, Callable
 
 POLL = 0.2  # seconds. Nobody notices a stop 0.2 s late; five stat() a second cost nothing
 GRACE = 15.0  # seconds between SIGTERM and SIGKILL, when plan.json does not say
+GIVE_UP = 10.0  # seconds after SIGKILL
+CANNOT_START = 127  # a shell's code for a command that is not there
 LINES = 20  # of a failed rank's stderr, kept in exit.json
 TAIL = 1 << 16  # bytes read from the end of a log
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
@@ -56,13 +63,13 @@ FAILED_RANK = re.compile(
     r"  exitcode  : (?P<exit>-?\d+) ",
     re.MULTILINE,
 )
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Warning|Exit)\b.*")
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
 
 
 # --- reading ---------------------------------------------------------------------------------
 
 
-def read_json(path):
+def read_json(path: str) -> Any:
     """The JSON in a file, or None when there is no file yet."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -71,7 +78,7 @@ def read_json(path):
         return None
 
 
-def read_text(path):
+def read_text(path: str) -> str:
     """The last TAIL bytes of a text file; empty when there is none."""
     try:
         with open(path, "rb") as file:
@@ -81,18 +88,18 @@ def read_text(path):
         return ""
 
 
-def read_lines(path):
+def read_lines(path: str) -> list[str]:
     """The last LINES lines that say anything."""
     return [line for line in read_text(path).splitlines() if line.strip()][-LINES:]
 
 
-def read_boot_id():
+def read_boot_id() -> str:
     """The kernel's id of this boot: pids and start times mean nothing after another."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
-def read_stat(pid):
+def read_stat(pid: int) -> tuple[str, int, int, int] | None:
     """(state, ppid, pgid, start time in clock ticks since boot) of a process, or None: proc(5)."""
     try:
         with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
@@ -102,13 +109,13 @@ def read_stat(pid):
     return fields[0], int(fields[1]), int(fields[2]), int(fields[19])
 
 
-def read_identity(pid):
+def read_identity(pid: int) -> dict[str, int] | None:
     """What names a process for ever: pid and start time (and the boot, see the record)."""
     stat = read_stat(pid)
     return stat and {"pid": pid, "pgid": stat[2], "start_time": stat[3]}
 
 
-def is_alive(identity, boot_id):
+def is_alive(identity: dict[str, int] | None, boot_id: str) -> bool:
     """Whether the very process that a record names still runs."""
     if not identity or boot_id != read_boot_id():
         return False
@@ -116,28 +123,31 @@ def is_alive(identity, boot_id):
     return stat is not None and stat[0] not in "ZX" and stat[3] == identity["start_time"]
 
 
-def read_children():
+def read_children() -> list[int]:
     """Pids of this process's direct children, adopted ones included."""
     pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     stats = ((pid, read_stat(pid)) for pid in pids)
-    return [pid for pid, stat in stats if stat and stat[1] == os.getpid()]
+    own = os.getpid()
+    return [pid for pid, stat in stats if stat and stat[1] == own]
 
 
-def read_metrics(run_dir):
+def read_metrics(run_dir: str) -> dict[str, Any]:
     """{"step": last, "loss": [first, last] or None} from metrics.jsonl; half a line is skipped."""
-    step, losses = None, []
-    with contextlib.suppress(FileNotFoundError):
-        with open(os.path.join(run_dir, "metrics.jsonl"), encoding="utf-8", errors="replace") as f:
-            for line in f:
-                with contextlib.suppress(ValueError, AttributeError):
-                    metric = json.loads(line)
-                    step = metric.get("step", step)
-                    if isinstance(metric.get("loss"), (int, float)):
-                        losses = [losses[0] if losses else metric["loss"], metric["loss"]]
-    return {"step": step, "loss": losses or None}
+    step, loss = None, None
+    path = os.path.join(run_dir, "metrics.jsonl")
+    if not os.path.exists(path):
+        return {"step": step, "loss": loss}
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError, AttributeError):
+                metric = json.loads(line)
+                step = metric.get("step", step)
+                if isinstance(metric.get("loss"), (int, float)):
+                    loss = [loss[0] if loss else metric["loss"], metric["loss"]]
+    return {"step": step, "loss": loss}
 
 
-def read_jit_compiled(run_dir):
+def read_jit_compiled(run_dir: str) -> list[str]:
     """Extensions compiled during the run; torch adds a py* folder when it names the root itself."""
     root = os.path.join(run_dir, "torch_extensions")
     found = glob.glob(os.path.join(root, "*", "")) + glob.glob(os.path.join(root, "py*", "*", ""))
@@ -145,7 +155,7 @@ def read_jit_compiled(run_dir):
     return sorted({name for name in names if not re.match(r"py\d", name)})
 
 
-def read_oom_kills():
+def read_oom_kills() -> int | None:
     """How often this host's kernel has ended a process for want of memory, since boot."""
     match = re.search(r"^oom_kill (\d+)$", read_text("/proc/vmstat"), re.MULTILINE)
     return int(match.group(1)) if match else None
@@ -154,12 +164,12 @@ def read_oom_kills():
 # --- how the run ended -----------------------------------------------------------------------
 
 
-def shell_code(code):
+def shell_code(code: int) -> int:
     """A wait status as a shell says it: 128 + n for signal n."""
     return 128 - code if code < 0 else code
 
 
-def exit_reason(code, lines):
+def exit_reason(code: int, lines: list[str]) -> str:
     """Why a rank without an error file ended: its signal, or its last exception line."""
     if code < 0:
         with contextlib.suppress(ValueError):
@@ -169,7 +179,7 @@ def exit_reason(code, lines):
     return "exit code %d%s" % (code, ": " + raised[-1] if raised else "")
 
 
-def read_error_file(folder):
+def read_error_file(folder: str) -> tuple[float, str] | None:
     """(when, message) of a rank's error.json, written by torch's @record; None without one.
 
     Its timestamp has whole seconds; the file's own time is finer, and used when they agree.
@@ -185,104 +195,122 @@ def read_error_file(folder):
     return (written if not said or said <= written < said + 2 else said), text
 
 
-def read_failures(run_dir, plan):
-    """{local rank: failure} of this node's ranks that failed, from error files and the summary.
+def read_failure(
+    run_dir: str, local_rank: int, block: re.Match[str] | None, root: bool
+) -> dict[str, Any] | None:
+    """One rank's failure, from its error file or its block in torchrun's summary; None without.
 
     A rank that torchrun itself ended with SIGTERM, after another failed, did not fail.
     """
-    failures = {}
+    folders = glob.glob(os.path.join(run_dir, "ranks", "*", "attempt_*", str(local_rank)))
+    folder = max(folders, key=os.path.getmtime) if folders else os.devnull
+    lines = read_lines(os.path.join(folder, "stderr.log")) if folders else []
+    error = read_error_file(folder) if folders else None
+    code = int(block.group("exit")) if block else None
+    if error:
+        at, reason = error
+    elif block and code is not None and (root or code != -signal.SIGTERM):
+        at = time.mktime(time.strptime(block.group("time"), "%Y-%m-%d_%H:%M:%S"))
+        reason = exit_reason(code, lines)
+    else:
+        return None
+    evidence = [reason] if error else [reason, *lines]
+    symptom = any(SYMPTOM.search(text) for text in evidence)
+    return {"at": at, "reason": reason, "lines": lines, "exit": code, "symptom": symptom}
+
+
+def read_failures(run_dir: str, plan: dict[str, Any], until: float) -> dict[int, dict[str, Any]]:
+    """{local rank: failure} of this node's ranks that failed before ``until``."""
+    # torchrun prints the root cause last, and one block for every other rank that ended badly.
     blocks = list(FAILED_RANK.finditer(read_text(os.path.join(run_dir, "node.log"))))
+    by_rank = {int(block.group("local_rank")): block for block in blocks}
+    failures = {}
     for local_rank in range(plan["nproc_per_node"]):
-        folders = glob.glob(os.path.join(run_dir, "ranks", "*", "attempt_*", str(local_rank)))
-        folder = max(folders, key=os.path.getmtime) if folders else ""
-        lines = read_lines(os.path.join(folder, "stderr.log")) if folder else []
-        error = read_error_file(folder) if folder else None
-        # torchrun prints the root cause last.
-        block = next((b for b in blocks if int(b.group("local_rank")) == local_rank), None)
-        code = int(block.group("exit")) if block else None
-        if error:
-            at, reason = error
-        elif block and not (code == -signal.SIGTERM and block is not blocks[-1]):
-            at = time.mktime(time.strptime(block.group("time"), "%Y-%m-%d_%H:%M:%S"))
-            reason = exit_reason(code, lines)
-        else:
-            continue
-        evidence = [reason] if error else [reason] + lines
-        failures[local_rank] = {
-            "rank": plan["first_rank"] + local_rank,
-            "local_rank": local_rank,
-            "at": at,
-            "reason": reason,
-            "lines": lines,
-            "exit": code,
-            "symptom": any(SYMPTOM.search(text) for text in evidence),
-        }
+        block = by_rank.get(local_rank)
+        root = block is not None and block is blocks[-1]
+        failure = read_failure(run_dir, local_rank, block, root)
+        if failure and failure["at"] < until:
+            failures[local_rank] = failure
     return failures
 
 
-def launcher_failure(run_dir, code):
-    """The failure of torchrun itself (a taken port, a bad option): no rank is to blame."""
-    lines = read_lines(os.path.join(run_dir, "node.log"))
-    return {
-        "rank": None,
-        "local_rank": None,
-        "at": time.time(),
-        "reason": "torchrun: " + exit_reason(code, lines),
-        "lines": lines,
-    }
-
-
-def first_failure(failures, oom_kills):
-    """The earliest failure that no other rank's end explains, or the earliest of all; or None."""
+def first_failure(
+    failures: dict[int, dict[str, Any]], plan: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The earliest failure that no other rank's end explains, or else the earliest; or None."""
     if not failures:
         return None
-    chosen = dict(min(failures.values(), key=lambda f: (f["symptom"], f["at"])))
-    if chosen.pop("exit") == -signal.SIGKILL and oom_kills:
-        chosen["reason"] += "; the kernel ended %d process(es) for want of memory" % oom_kills
-    del chosen["symptom"]
-    return chosen
+    local_rank = min(failures, key=lambda k: (failures[k]["symptom"], failures[k]["at"]))
+    rank = plan["first_rank"] + local_rank
+    return {"rank": rank, "local_rank": local_rank, **failures[local_rank]}
 
 
-def node_exit(run_dir, plan, code, started_at, stopped_at, oom_kills):
-    """exit.json: what became of this node, for the controller and for people."""
-    failures = {} if code == 0 else read_failures(run_dir, plan)
-    # What fails after the request to stop fails because of it.
-    before = {k: f for k, f in failures.items() if stopped_at is None or f["at"] < stopped_at}
-    failure = first_failure(before, oom_kills)
-    if code == 0:
-        state = "finished"
-    elif stopped_at is not None and failure is None:
-        state = "stopped"
-    else:
-        state = "failed"
-        failure = failure or launcher_failure(run_dir, code)
+def launcher_failure(run_dir: str, code: int, at: float) -> dict[str, Any]:
+    """The failure of torchrun itself (a taken port, a bad option): no rank is to blame."""
+    lines = read_lines(os.path.join(run_dir, "node.log"))
+    reason = "torchrun: " + exit_reason(code, lines)
+    return {"rank": None, "local_rank": None, "at": at, "reason": reason, "lines": lines,
+            "exit": code}  # fmt: skip
+
+
+def rank_states(
+    plan: dict[str, Any], code: int, failures: dict[int, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every rank of this node with its state; ``exit`` is None where nobody could read it."""
     ranks = []
     for local_rank in range(plan["nproc_per_node"]):
-        failed = before.get(local_rank)
-        exit_code = 0 if code == 0 else failed and failed["exit"]
+        state, rank_code = ("finished", 0) if code == 0 else ("stopped", None)
+        if local_rank in failures:
+            state, rank_code = "failed", failures[local_rank]["exit"]
         ranks.append(
             {
                 "local_rank": local_rank,
                 "rank": plan["first_rank"] + local_rank,
-                "state": "finished" if code == 0 else "failed" if failed else "stopped",
-                "exit": None if exit_code is None else shell_code(exit_code),
+                "state": state,
+                "exit": None if rank_code is None else shell_code(rank_code),
             }
         )
+    return ranks
+
+
+def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
+    """exit.json: what became of this node.
+
+    ``end`` is what the supervisor saw: ``code`` (torchrun's wait status), ``started_at``,
+    ``torchrun_ended_at``, ``stopped_at`` (None unless asked to stop), ``oom_kills`` of the host
+    meanwhile (None: unknown), ``left`` (pids that SIGKILL did not end).
+    """
+    code, stopped_at = end["code"], end["stopped_at"]
+    # What fails after the request to stop, or after torchrun's own end, fails because of it.
+    until = end["torchrun_ended_at"] if stopped_at is None else stopped_at
+    failures = {} if code == 0 else read_failures(run_dir, plan, until)
+    failure = first_failure(failures, plan)
+    state = "finished" if code == 0 else "failed"
+    if code != 0 and failure is None:
+        if stopped_at is None:
+            failure = launcher_failure(run_dir, code, until)
+        else:
+            state = "stopped"
+    if failure and failure["exit"] == -signal.SIGKILL and end["oom_kills"]:
+        failure["reason"] += "; meanwhile the kernel ended %d process(es) here for want of memory"
+        failure["reason"] %= end["oom_kills"]
+    shown = ("rank", "local_rank", "at", "reason", "lines")
     return {
         "run": plan["run"],
         "node_rank": plan["node_rank"],
         "state": state,
         "exit": shell_code(code),
-        "started_at": started_at,
+        "started_at": end["started_at"],
         "ended_at": time.time(),
-        "ranks": ranks,
-        "first_failure": failure,
+        "ranks": rank_states(plan, code, failures),
+        "first_failure": failure and {key: failure[key] for key in shown},
         "jit_compiled": read_jit_compiled(run_dir),
         "loss": read_metrics(run_dir)["loss"],
+        "left": end["left"],
     }
 
 
-def node_state(run_dir):
+def node_state(run_dir: str) -> dict[str, Any]:
     """The state of a run folder, from its files and the processes that its record names."""
     record = read_json(os.path.join(run_dir, "record.json"))
     # The record first, then the process, then exit.json: a run that ends in between is ended.
@@ -309,7 +337,7 @@ def node_state(run_dir):
 # --- acting ----------------------------------------------------------------------------------
 
 
-def write_json(path, value):
+def write_json(path: str, value: Any) -> None:
     """Write a file that is either complete or absent."""
     part = path + ".part"
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -319,14 +347,14 @@ def write_json(path, value):
     os.replace(part, path)
 
 
-def prctl(option, value):
-    """prctl(2); OSError where the kernel refuses."""
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process; OSError where the kernel refuses."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(%d)" % option)
 
 
-def node_environ(plan):
+def node_environ(plan: dict[str, Any]) -> dict[str, str]:
     """The environment of torchrun: this one without foreign variables, then the plan's."""
     environ = {k: v for k, v in os.environ.items() if not FOREIGN.match(k)}
     # Tools of the environment, ninja for one, stand beside its python.
@@ -335,18 +363,16 @@ def node_environ(plan):
     return {**environ, **plan["environ"]}
 
 
-def spawn_torchrun(run_dir, plan):
+def spawn_torchrun(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Start torchrun in its own session; it gets SIGTERM should this process die."""
     supervisor = os.getpid()
 
-    def bind():
+    def bind() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervisor:
             os._exit(1)
 
-    log = os.open(
-        os.path.join(run_dir, "node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644
-    )
+    log = os.open(os.path.join(run_dir, "node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         return subprocess.Popen(
             plan["argv"],
@@ -356,33 +382,27 @@ def spawn_torchrun(run_dir, plan):
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=bind,
+            preexec_fn=bind,  # noqa: PLW1509 (one thread only)
         )
     finally:
         os.close(log)
 
 
-class Asked:
-    """Whether a stop was asked for: by the stop file, or by a signal to this process."""
-
-    def __init__(self, run_dir):
-        self.stop_file = os.path.join(run_dir, "stop")
-        self.signalled = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self.on_signal)
-
-    def on_signal(self, number, frame):
-        self.signalled = True
-
-    def __bool__(self):
-        return self.signalled or os.path.exists(self.stop_file)
+def listen(run_dir: str) -> Callable[[], bool]:
+    """Tells, when called, whether a stop was asked for: by the stop file or by a signal."""
+    stop_file, signals = os.path.join(run_dir, "stop"), []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: signals.append(number))
+    return lambda: bool(signals) or os.path.exists(stop_file)
 
 
-def watch(torchrun, asked, grace):
+def watch(
+    torchrun: subprocess.Popen[bytes], asked: Callable[[], bool], grace: float
+) -> tuple[int, float | None]:
     """Wait for torchrun's end; (wait status, time of the request to stop or None)."""
     stopped_at = deadline = None
     while torchrun.poll() is None:
-        if stopped_at is None and asked:
+        if stopped_at is None and asked():
             stopped_at, deadline = time.time(), time.monotonic() + grace
             os.killpg(torchrun.pid, signal.SIGTERM)
         elif deadline is not None and time.monotonic() > deadline:
@@ -393,10 +413,12 @@ def watch(torchrun, asked, grace):
     return torchrun.returncode, stopped_at
 
 
-def end_children(grace):
+def end_children(grace: float) -> list[int]:
     """End every process that is left of the run, orphans of any depth; reap them all.
 
-    SIGTERM first, and SIGKILL for what is left after ``grace`` seconds.
+    SIGTERM first; SIGKILL for what is left after ``grace`` seconds. A process that not even
+    SIGKILL ends within GIVE_UP more (stuck in a driver or on a dead file system, or no longer
+    ours to signal) is left, and its pid returned, so that exit.json is written all the same.
     """
     deadline, asked = time.monotonic() + grace, set()
     while True:
@@ -404,63 +426,77 @@ def end_children(grace):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         children = read_children()
-        if not children:
-            return
+        if not children or time.monotonic() > deadline + GIVE_UP:
+            return children
         late = time.monotonic() > deadline
         for pid in children:
             if late or pid not in asked:
-                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                with contextlib.suppress(PermissionError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
         asked = set(children)
         time.sleep(POLL / 4)
 
 
-def supervise(run_dir, started):
-    """One node of a run from start to end; ``started(record)`` is called once it is known."""
-    plan = read_json(os.path.join(run_dir, "plan.json"))
-    grace = float(plan.get("limits", {}).get("grace", GRACE))
-    asked = Asked(run_dir)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    started_at, oom_before = time.time(), read_oom_kills()
+def begin(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes] | None:
+    """Start torchrun and write the record; None, and why in node.log, when it can't be started."""
     record = {
         "run": plan["run"],
         "node_rank": plan["node_rank"],
-        "started_at": started_at,
+        "started_at": time.time(),
         "boot_id": read_boot_id(),
         "supervisor": read_identity(os.getpid()),
         "torchrun": None,
     }
-    write_json(os.path.join(run_dir, "record.json"), record)
+    path = os.path.join(run_dir, "record.json")
+    write_json(path, record)
     try:
         torchrun = spawn_torchrun(run_dir, plan)
     except (OSError, subprocess.SubprocessError) as error:
         with open(os.path.join(run_dir, "node.log"), "a", encoding="utf-8") as log:
             log.write("%s: %s\n" % (type(error).__name__, error))
-        ended = node_exit(run_dir, plan, 127, started_at, None, None)
-        write_json(os.path.join(run_dir, "exit.json"), ended)
-        started(record)
-        return ended
-    record["torchrun"] = read_identity(torchrun.pid)
-    write_json(os.path.join(run_dir, "record.json"), record)
-    started(record)
-    code, stopped_at = watch(torchrun, asked, grace)
-    end_children(grace)
+        return None
+    write_json(path, {**record, "torchrun": read_identity(torchrun.pid)})
+    return torchrun
+
+
+def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
+    """One node of a run from start to end: its exit.json.
+
+    ``begun()`` is called once torchrun has a pid, or exit.json says why it has none.
+    """
+    plan = read_json(os.path.join(run_dir, "plan.json"))
+    grace = float(plan.get("limits", {}).get("grace", GRACE))
+    asked = listen(run_dir)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    end: dict[str, Any] = {"started_at": time.time(), "stopped_at": None, "code": CANNOT_START}
+    oom_before = read_oom_kills()
+    torchrun = begin(run_dir, plan)
+    if torchrun:
+        begun()
+        end["code"], end["stopped_at"] = watch(torchrun, asked, grace)
+    end["torchrun_ended_at"] = time.time()
+    end["left"] = end_children(grace)
     oom_after = read_oom_kills()
-    oom_kills = oom_after - oom_before if None not in (oom_before, oom_after) else None
-    ended = node_exit(run_dir, plan, code, started_at, stopped_at, oom_kills)
+    end["oom_kills"] = None
+    if oom_before is not None and oom_after is not None:
+        end["oom_kills"] = oom_after - oom_before
+    ended = node_exit(run_dir, plan, end)
     write_json(os.path.join(run_dir, "exit.json"), ended)
+    if not torchrun:
+        begun()
     return ended
 
 
 # --- commands --------------------------------------------------------------------------------
 
 
-def say(value):
+def say(value: Any) -> None:
     """The answer, findable in whatever else a login shell prints."""
     sys.stdout.write("ZEROFLEET<<%s>>ZEROFLEET\n" % json.dumps(value))
     sys.stdout.flush()
 
 
-def claim(run_dir):
+def claim(run_dir: str) -> int | None:
     """Take a run folder for this supervisor: the log it will write, or None when it is taken."""
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND
@@ -469,85 +505,99 @@ def claim(run_dir):
         return None
 
 
-def refuse(run_dir):
+def refuse(run_dir: str) -> int:
     """Say why a run can't be started here (again)."""
-    state = node_state(run_dir)
+    now = node_state(run_dir)
     why = {
         "running": "this run is already running on this host",
         "absent": "a supervisor is starting this run, or died before it wrote its record",
         "lost": "this run's supervisor died; a run folder is used once: start a new run",
-    }.get(state["state"], "this run has ended (%s): start a new run" % state["state"])
-    say({**state, "error": why})
+    }.get(now["state"], "this run has ended (%s): start a new run" % now["state"])
+    say({**now, "error": why})
     return 1
 
 
-def daemonise(log):
-    """Leave the SSH session and its process group; False in the process that stays behind."""
+def daemonise(log: int, tell: int) -> bool:
+    """Leave the SSH session for good; False in the process that stays behind.
+
+    The daemon keeps the log as its output and ``tell``, and nothing else that was open: a pipe
+    kept by accident would keep the SSH command from ending.
+    """
     if os.fork():
         return False
     os.setsid()
     if os.fork():
         os._exit(0)
+    os.setpgid(0, 0)  # a group of its own: a signal to it reaches nothing else
+    os.chdir("/")
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != tell:
+            with contextlib.suppress(OSError):  # the listing's own, closed by now
+                os.close(int(name))
     return True
 
 
-def start(run_dir):
+def supervise_detached(run_dir: str, tell: int) -> None:
+    """The daemon's whole life; never returns. Closing ``tell`` lets ``start`` answer."""
+    status = 1
+    try:
+        supervise(run_dir, lambda: os.close(tell))
+        status = 0
+    except BaseException:  # noqa: BLE001 (nothing may get past os._exit; the log has it)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def start(run_dir: str) -> int:
     """Start a daemon that supervises the run; wait until torchrun has a pid or could not start."""
     log = claim(run_dir)
     if log is None:
         return refuse(run_dir)
     answer, tell = os.pipe()
     sys.stdout.flush()
-    if daemonise(log):
-        status = 1
-        try:
-            os.close(answer)
-            os.setpgid(0, 0)  # its own group: a signal to it reaches nothing else
-            supervise(run_dir, lambda record: os.close(tell))
-            status = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+    if daemonise(log, tell):
+        supervise_detached(run_dir, tell)
     os.close(tell)
-    os.read(answer, 1)  # ends when the daemon closes its end, or dies
-    state = node_state(run_dir)
-    started = bool(state["record"] and state["record"]["torchrun"])
-    if not started:
-        state["error"] = " | ".join(read_lines(os.path.join(run_dir, "supervisor.log"))) or (
-            state["exit"]["first_failure"]["reason"] if state["exit"] else "the supervisor died"
-        )
-    say(state)
+    os.read(answer, 1)  # returns when the daemon closes its end, or dies
+    now = node_state(run_dir)
+    started = bool(now["record"] and now["record"]["torchrun"])
+    if not started and now["exit"]:
+        now["error"] = now["exit"]["first_failure"]["reason"]
+    elif not started:
+        log_lines = read_lines(os.path.join(run_dir, "supervisor.log"))
+        now["error"] = log_lines[-1] if log_lines else "the supervisor died without a word"
+    say(now)
     return 0 if started else 1
 
 
-def run(run_dir):
+def run(run_dir: str) -> int:
     """Supervise in the foreground."""
     log = claim(run_dir)
     if log is None:
         return refuse(run_dir)
     os.close(log)
-    ended = supervise(run_dir, lambda record: None)
+    ended = supervise(run_dir, lambda: None)
     say(node_state(run_dir))
     return 0 if ended["state"] == "finished" else 1
 
 
-def stop(run_dir):
-    """Ask for a graceful stop. Should only the supervisor be dead, ask its torchrun directly."""
+def stop(run_dir: str) -> int:
+    """Ask for a graceful stop; ask torchrun itself should only its supervisor be dead."""
     os.close(os.open(os.path.join(run_dir, "stop"), os.O_WRONLY | os.O_CREAT, 0o600))
-    state = node_state(run_dir)
-    if state["state"] == "lost" and is_alive(state["record"]["torchrun"], read_boot_id()):
-        os.kill(state["record"]["torchrun"]["pid"], signal.SIGTERM)
-    say(state)
+    now = node_state(run_dir)
+    record = now["record"]
+    if now["state"] == "lost" and is_alive(record["torchrun"], record["boot_id"]):
+        os.kill(record["torchrun"]["pid"], signal.SIGTERM)
+    say(now)
     return 0
 
 
-def state(run_dir):
+def state(run_dir: str) -> int:
     """Say the state."""
     say(node_state(run_dir))
     return 0
@@ -556,7 +606,8 @@ def state(run_dir):
 COMMANDS = {"start": start, "run": run, "stop": stop, "state": state}
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
+    """The exit code; 2 for bad usage."""
     if len(arguments) != 2 or arguments[0] not in COMMANDS:
         sys.stderr.write("usage: supervise.py start|run|stop|state RUN_DIR\n")
         return 2

@@ -1,0 +1,162 @@
+"""Follow one node of a run: its log, its metrics and its end, as they happen.
+
+    follow.py RUN_DIR [--from-offsets '{"log": 1234, "metric": 567}']
+
+Standard library only, Python >= 3.8, Linux, one self-contained file: it is sent to hosts as it is.
+Writes one JSON object a line to stdout:
+
+    {"log": "a line of node.log", "offset": 1234}    the offset after it, in bytes, to go on from
+    {"metric": {...}, "offset": 567}                 a line of metrics.jsonl, parsed
+    {"alive": 1700000000.0}                          every few seconds: the connection lives
+    {"exit": {...}}                                  exit.json; the last line, exit code 0
+    {"lost": "why"}                                  the supervisor is gone without exit.json; the
+                                                     last line, exit code 1
+
+A line still being written waits for its end, or for the run's. Ends at once, with exit code 0,
+when nobody reads stdout any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import sys
+import time
+from typing import Any, Iterator
+
+POLL = 0.2  # seconds: a person doesn't notice; two stat() and one read of /proc a turn
+ALIVE = 5.0  # seconds between heartbeats, see above
+NO_RECORD = 10.0  # seconds to wait for record.json; the supervisor writes it before it answers
+LONGEST = 1 << 16  # bytes of one line; longer ones are cut into several
+CHUNK = 1 << 20  # bytes read at once from a log that is far ahead
+
+
+def read_json(path: str) -> Any:
+    """The JSON in a file, or None when there is no file yet."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+
+
+def read_lost(record: dict[str, Any]) -> str:
+    """Why the supervisor that a record names does not run any more; empty when it does."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        if file.read().strip() != record["boot_id"]:
+            return "the host was restarted during the run"
+    pid = record["supervisor"]["pid"]
+    try:
+        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        fields = ["X"]
+    # A zombie is dead; another start time (field 22 of proc(5)) is another process.
+    if fields[0] in "ZX" or int(fields[19]) != record["supervisor"]["start_time"]:
+        return "the supervisor (pid %d) died before the run ended" % pid
+    return ""
+
+
+class Tail:
+    """Complete lines of a growing file, from a byte offset on; the file may not exist yet."""
+
+    def __init__(self, path: str, offset: int) -> None:
+        self.path = path
+        self.offset = offset  # after the last line given out
+
+    def read(self, final: bool) -> Iterator[tuple[str, int]]:
+        """(line, offset after it) of what is complete; with ``final`` the rest too."""
+        while True:
+            try:
+                with open(self.path, "rb") as file:
+                    file.seek(self.offset)
+                    data = file.read(CHUNK)
+            except FileNotFoundError:
+                return
+            before = self.offset
+            yield from self.split(data, final and len(data) < CHUNK)
+            if self.offset == before:
+                return
+
+    def split(self, data: bytes, final: bool) -> Iterator[tuple[str, int]]:
+        """The lines of ``data``, which starts at ``self.offset``; moves the offset on."""
+        while data:
+            end = data.find(b"\n", 0, LONGEST)
+            if end < 0 and len(data) < LONGEST and not final:
+                return
+            taken = end + 1 if end >= 0 else min(len(data), LONGEST)
+            line, data = data[:taken], data[taken:]
+            self.offset += taken
+            yield line.decode("utf-8", "replace").rstrip("\r\n"), self.offset
+
+
+def events(log: Tail, metrics: Tail, final: bool) -> Iterator[dict[str, Any]]:
+    """What is new in a run's two growing files."""
+    for line, offset in log.read(final):
+        yield {"log": line, "offset": offset}
+    for line, offset in metrics.read(final):
+        try:
+            yield {"metric": json.loads(line), "offset": offset}
+        except ValueError:
+            yield {"log": "metrics.jsonl: not JSON: " + line, "offset": log.offset}
+
+
+def say(event: dict[str, Any]) -> None:
+    """One event, at once; BrokenPipeError when nobody reads."""
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def wait(reader_gone: select.poll) -> None:
+    """Wait one POLL; BrokenPipeError as soon as the reading end of stdout is closed."""
+    if reader_gone.poll(POLL * 1000):
+        raise BrokenPipeError
+
+
+def follow(run_dir: str, offsets: dict[str, int]) -> int:
+    """Say what happens until the run ends; the exit code."""
+    log = Tail(os.path.join(run_dir, "node.log"), offsets.get("log", 0))
+    metrics = Tail(os.path.join(run_dir, "metrics.jsonl"), offsets.get("metric", 0))
+    reader_gone = select.poll()
+    reader_gone.register(sys.stdout.fileno(), 0)  # POLLERR and POLLHUP are always reported
+    started, alive = time.monotonic(), 0.0
+    while True:
+        # In this order: a run that ends in between has written exit.json before its process went,
+        # and its logs before exit.json.
+        record = read_json(os.path.join(run_dir, "record.json"))
+        late = time.monotonic() - started > NO_RECORD
+        lost = read_lost(record) if record else "no supervisor has started this run" * late
+        ended = read_json(os.path.join(run_dir, "exit.json"))
+        for event in events(log, metrics, final=bool(ended or lost)):
+            say(event)
+        if ended or lost:
+            say({"exit": ended} if ended else {"lost": lost})
+            return 0 if ended else 1
+        if time.monotonic() - alive >= ALIVE or not alive:
+            alive = time.monotonic()
+            say({"alive": time.time()})
+        wait(reader_gone)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code; 2 for bad usage."""
+    parser = argparse.ArgumentParser(prog="follow.py")
+    parser.add_argument("run_dir")
+    parser.add_argument("--from-offsets", type=json.loads, default={})
+    options = parser.parse_args(arguments)
+    run_dir = os.path.abspath(os.path.expanduser(options.run_dir))
+    try:
+        if not os.path.isdir(run_dir):
+            say({"lost": "no such run folder: %s" % run_dir})
+            return 1
+        return follow(run_dir, options.from_offsets)
+    except BrokenPipeError:
+        # Python flushes stdout on its way out: give it something that can be written to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""A stand-in for torchrun in the tests of the supervisor: real processes, torchrun's habits.
+
+    fake_torchrun.py RANKS_DIR MODE MODE ...      one mode per local rank
+
+Like torchrun: every rank in a session of its own with its output in RANKS_DIR, SIGTERM passed on
+to the ranks' groups, the other ranks ended when one fails, a summary like torchrun's.
+
+Modes: ok · raise (as torch's @record does) · exit3 · kill (SIGKILL to itself) · hang · deaf
+(ignores SIGTERM, and its child does too) · closed (a late victim: "Connection closed by peer").
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RANK = """
+import json, os, signal, subprocess, sys, time
+folder, mode = sys.argv[1:3]
+sys.stderr.write("rank output\\n" * 25 + "mode " + mode + "\\n")
+def fail(message):
+    sys.stderr.write(message + "\\n")
+    extra = {"py_callstack": "", "timestamp": str(int(time.time()))}
+    json.dump({"message": {"message": message, "extraInfo": extra}},
+              open(os.path.join(folder, "error.json"), "w"))
+    sys.exit(1)
+if mode == "raise":
+    fail("ValueError: boom")
+if mode == "exit3":
+    sys.exit(3)
+if mode == "kill":
+    os.kill(os.getpid(), 9)
+if mode == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import signal,time; "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); "
+        "time.sleep(60)"], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    open(os.path.join(folder, "child"), "w").write(str(child.pid))
+if mode == "closed":
+    fail("RuntimeError: Connection closed by peer [10.0.0.2]:1234")
+if mode in ("hang", "deaf"):
+    open(os.path.join(folder, "ready"), "w").close()
+    time.sleep(60)
+"""
+
+SUMMARY = """  time      : {time}
+  host      : fake
+  rank      : {rank} (local_rank: {rank})
+  exitcode  : {exit} (pid: {pid})
+"""
+
+
+def start(folder: Path, mode: str) -> "subprocess.Popen[bytes]":
+    folder.mkdir(parents=True)
+    with (folder / "stderr.log").open("w") as stderr:
+        argv = [sys.executable, "-c", RANK, str(folder), mode]
+        return subprocess.Popen(argv, stdout=stderr, stderr=stderr, start_new_session=True)
+
+
+def end(ranks: "list[subprocess.Popen[bytes]]", patience: float) -> None:
+    for rank in ranks:
+        if rank.poll() is None:
+            os.killpg(rank.pid, signal.SIGTERM)
+    for rank in ranks:
+        try:
+            rank.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(rank.pid, signal.SIGKILL)
+            rank.wait()
+
+
+def main() -> int:
+    ranks_dir, modes = sys.argv[1], sys.argv[2:]
+    print("environ", json.dumps({k: os.environ.get(k) for k in ("RANK", "PET_NNODES", "ASKED")}))
+    sys.stdout.flush()
+    attempt = Path(ranks_dir) / "none_x" / "attempt_0"
+    ranks = [start(attempt / str(i), mode) for i, mode in enumerate(modes)]
+
+    def on_term(number: int, frame: object) -> None:
+        end(ranks, 30)
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, on_term)
+    while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+        time.sleep(0.01)
+    first = next((i for i, rank in enumerate(ranks) if rank.poll()), None)
+    if first is None:
+        return 0
+    end(ranks, 5)
+    failed = [i for i, rank in enumerate(ranks) if rank.returncode and i != first]
+    for i in [*failed, first]:
+        when = time.strftime("%Y-%m-%d_%H:%M:%S")
+        code, pid = ranks[i].returncode, ranks[i].pid
+        print(SUMMARY.format(time=when, rank=i, exit=code, pid=pid), end="")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

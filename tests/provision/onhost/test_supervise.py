@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.onhost import supervise
+
+RECORDED = Path(__file__).parents[2] / "facts" / "torchrun"
+
+
+@pytest.mark.parametrize("name", ["supervise", "follow"])
+def test_scripts_parse_as_python_3_8_and_import_the_standard_library_only(name: str) -> None:
+    tree = ast.parse(
+        Path(supervise.__file__).with_name(f"{name}.py").read_text(), feature_version=(3, 8)
+    )
+    roots = {n.names[0].name for n in ast.walk(tree) if isinstance(n, ast.Import)}
+    roots |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert roots <= sys.stdlib_module_names
+
+
+def test_finished(node: Any) -> None:
+    (node.folder / "torch_extensions" / "cpu_adam").mkdir(parents=True)
+    (node.folder / "torch_extensions" / "py311_cu130" / "fused_adam").mkdir(parents=True)
+    lines = ['{"step": 1, "loss": 2.5}', '{"step": 2}', '{"step": 3, "loss": 1.5}', '{"step": 4, "']
+    (node.folder / "metrics.jsonl").write_text("\n".join(lines))
+
+    node.start("ok", "ok")
+
+    ended = node.exit()
+    assert (ended["run"], ended["node_rank"], ended["state"]) == ("r1", 1, "finished")
+    assert ended["exit"] == 0
+    assert ended["first_failure"] is None
+    assert ended["ranks"] == [
+        {"local_rank": 0, "rank": 4, "state": "finished", "exit": 0},
+        {"local_rank": 1, "rank": 5, "state": "finished", "exit": 0},
+    ]
+    assert ended["jit_compiled"] == ["cpu_adam", "fused_adam"]
+    assert ended["loss"] == [2.5, 1.5]
+    code, state = node.command("state")
+    assert (code, state["state"], state["step"]) == (0, "finished", 3)
+
+
+def test_torchrun_gets_the_plans_environment_and_nothing_of_another_launcher(node: Any) -> None:
+    node.start("ok")
+    node.exit()
+    log = (node.folder / "node.log").read_text()
+    assert 'environ {"RANK": null, "PET_NNODES": null, "ASKED": "yes"}' in log
+    assert "yes" not in (node.folder / "exit.json").read_text()
+
+
+def test_record_names_both_processes_and_their_own_groups(node: Any) -> None:
+    state = node.start("hang")
+    record = node.record()
+    assert state["state"] == "running"
+    assert state["record"] == record
+    for who in ("supervisor", "torchrun"):
+        assert record[who]["pgid"] == record[who]["pid"]
+        assert supervise.is_alive(record[who], record["boot_id"])
+    assert not supervise.is_alive(record["torchrun"], "another boot")
+    assert not supervise.is_alive({**record["torchrun"], "start_time": 1}, record["boot_id"])
+    assert os.getsid(record["supervisor"]["pid"]) != os.getsid(0)
+
+
+def test_a_raising_rank_is_the_first_failure_and_its_victims_are_stopped(node: Any) -> None:
+    node.plan("hang", "raise")
+    node.command("start")
+    ended = node.exit()
+    assert (ended["state"], ended["exit"]) == ("failed", 1)
+    failure = ended["first_failure"]
+    assert (failure["rank"], failure["local_rank"]) == (5, 1)
+    assert failure["reason"] == "ValueError: boom"
+    assert len(failure["lines"]) == 20
+    assert failure["lines"][-1] == "ValueError: boom"
+    assert ended["started_at"] <= failure["at"] <= ended["ended_at"]
+    assert [r["state"] for r in ended["ranks"]] == ["stopped", "failed"]
+    assert [r["exit"] for r in ended["ranks"]] == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason", "code"),
+    [("exit3", "exit code 3", 3), ("kill", "killed by signal 9 (SIGKILL)", 137)],
+)
+def test_without_an_error_file_the_summary_says_how_a_rank_ended(
+    node: Any, mode: str, reason: str, code: int
+) -> None:
+    node.plan("hang", mode)
+    node.command("start")
+    ended = node.exit()
+    assert ended["first_failure"]["local_rank"] == 1
+    assert ended["first_failure"]["reason"].startswith(reason)
+    assert ended["ranks"][1] == {"local_rank": 1, "rank": 5, "state": "failed", "exit": code}
+
+
+def test_stop_ends_every_rank_gracefully(node: Any) -> None:
+    node.start("hang", "hang")
+    code, state = node.command("stop")
+    assert (code, state["state"], state["stopping"]) == (0, "running", True)
+    ended = node.exit()
+    assert (ended["state"], ended["first_failure"]) == ("stopped", None)
+    assert [r["state"] for r in ended["ranks"]] == ["stopped", "stopped"]
+    node.until(lambda: not node.processes())
+
+
+def test_a_signal_to_the_supervisor_is_a_request_to_stop(node: Any) -> None:
+    node.start("hang")
+    os.kill(node.record()["supervisor"]["pid"], signal.SIGTERM)
+    assert node.exit()["state"] == "stopped"
+    node.until(lambda: not node.processes())
+
+
+def test_ranks_that_ignore_sigterm_and_their_children_are_killed(node: Any) -> None:
+    node.start("deaf", "hang", grace=0.3)
+    child = int(node.rank(0, "child").read_text())
+    node.command("stop")
+    ended = node.exit()
+    assert (ended["state"], ended["left"]) == ("stopped", [])
+    node.until(lambda: not node.processes())
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_ranks_do_not_outlive_a_killed_torchrun(node: Any) -> None:
+    node.start("hang", "deaf", grace=0.3)
+    child = int(node.rank(1, "child").read_text())
+    node.kill("torchrun")
+    ended = node.exit()
+    assert (ended["state"], ended["exit"]) == ("failed", 137)
+    assert ended["first_failure"]["rank"] is None
+    assert ended["first_failure"]["reason"] == "torchrun: killed by signal 9 (SIGKILL)"
+    node.until(lambda: not node.processes())
+    assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_bystander_in_another_tree_is_left_alone(node: Any) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    try:
+        node.start("deaf", grace=0.1)
+        node.kill("torchrun")
+        node.exit()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_killed_supervisor_leaves_a_lost_run_and_no_rank(node: Any) -> None:
+    node.start("hang", "hang")
+    node.kill("supervisor")
+    node.until(lambda: not node.processes())  # the kernel sends torchrun SIGTERM
+    code, state = node.command("state")
+    assert (code, state["state"], state["exit"]) == (0, "lost", None)
+    code, state = node.command("start")
+    assert code == 1
+    assert "start a new run" in state["error"]
+
+
+def test_a_run_folder_is_used_once(node: Any) -> None:
+    node.start("hang")
+    record = node.record()
+    code, state = node.command("start")
+    assert (code, state["error"]) == (1, "this run is already running on this host")
+    node.command("stop")
+    node.exit()
+    code, state = node.command("start")
+    assert code == 1
+    assert state["error"] == "this run has ended (stopped): start a new run"
+    assert node.record() == record
+
+
+def test_a_torchrun_that_can_not_be_started_is_a_failed_run(node: Any) -> None:
+    node.plan("ok", argv=["/no/such/python"])
+    code, state = node.command("start")
+    assert code == 1
+    assert "FileNotFoundError" in state["error"]
+    assert (state["state"], state["exit"]["exit"]) == ("failed", 127)
+    assert state["record"]["torchrun"] is None
+
+
+def test_an_unreadable_plan_is_said_and_not_waited_for(node: Any) -> None:
+    (node.folder / "plan.json").write_text("{")
+    code, state = node.command("start")
+    assert code == 1
+    assert "JSONDecodeError" in state["error"]
+
+
+def test_foreground(node: Any) -> None:
+    node.plan("ok")
+    code, state = node.command("run")
+    assert (code, state["state"]) == (0, "finished")
+
+
+def test_works_as_a_command_line_script_without_a_file(node: Any) -> None:
+    node.plan("ok")
+    source = Path(supervise.__file__).read_text()
+    argv = [sys.executable, "-c", source, "start", str(node.folder)]
+    # With every pipe kept open until the command has ended: a daemon that held one would hang us.
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0, done
+    assert node.exit()["state"] == "finished"
+
+
+def test_no_such_folder(node: Any) -> None:
+    node.folder.rmdir()
+    code, state = node.command("state")
+    node.folder.mkdir()
+    assert (code, state["state"]) == (1, "absent")
+
+
+def recorded_run(folder: Path, log: str, ranks: dict[int, dict[str, str]]) -> str:
+    """A run folder from a log that torchrun 2.13 wrote."""
+    shutil.copy(RECORDED / log, folder / "node.log")
+    for local_rank, files in ranks.items():
+        place = folder / "ranks" / "none_x" / "attempt_0" / str(local_rank)
+        place.mkdir(parents=True)
+        for name, text in files.items():
+            (place / name).write_text(text)
+    return str(folder)
+
+
+PLAN = {"nproc_per_node": 2, "first_rank": 0, "run": "r", "node_rank": 0}
+
+
+def test_torchruns_own_summary_tells_cause_from_victim(tmp_path: Path) -> None:
+    run_dir = recorded_run(tmp_path, "rank1-killed.log", {0: {}, 1: {}})
+    failures = supervise.read_failures(run_dir, PLAN, until=float("inf"))
+    assert list(failures) == [1]
+    assert failures[1]["reason"] == "killed by signal 9 (SIGKILL)"
+    assert failures[1]["exit"] == -9
+
+
+def test_a_victims_error_file_does_not_hide_the_cause(tmp_path: Path) -> None:
+    message = "RuntimeError: Connection closed by peer [10.77.0.2]:4711"
+    error = {"message": {"message": message, "extraInfo": {"timestamp": "1000"}}}
+    run_dir = recorded_run(
+        tmp_path, "rank1-killed.log", {0: {"error.json": json.dumps(error)}, 1: {}}
+    )
+    failures = supervise.read_failures(run_dir, PLAN, until=float("inf"))
+    first = supervise.first_failure(failures, PLAN)
+    assert sorted(failures) == [0, 1]
+    assert first is not None
+    assert first["rank"] == 1
+
+
+def test_out_of_memory_evidence_is_added_to_a_sigkill(tmp_path: Path) -> None:
+    run_dir = recorded_run(tmp_path, "rank1-killed.log", {})
+    end = {
+        "code": 1,
+        "started_at": 0.0,
+        "stopped_at": None,
+        "torchrun_ended_at": float("inf"),
+        "oom_kills": 2,
+        "left": [],
+    }
+    reason = supervise.node_exit(run_dir, PLAN, end)["first_failure"]["reason"]
+    assert reason.endswith("the kernel ended 2 process(es) here for want of memory")
+    reason = supervise.node_exit(run_dir, PLAN, {**end, "oom_kills": 0})["first_failure"]["reason"]
+    assert reason == "killed by signal 9 (SIGKILL)"
+
+
+def test_a_failure_of_torchrun_itself_blames_no_rank(tmp_path: Path) -> None:
+    run_dir = recorded_run(tmp_path, "port-taken.log", {})
+    failure = supervise.launcher_failure(run_dir, 1, 5.0)
+    assert failure["rank"] is None
+    assert "EADDRINUSE" in failure["reason"]
