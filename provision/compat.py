@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from packaging.version import Version
 
+#: The torch that locks/train.lock is tested with; a wheel is built against it.
+TORCH = "2.13.0"
+
 #: x86-64 micro-architecture levels, lowest first (https://gitlab.com/x86-psABIs/x86-64-ABI).
 CPU_LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 

@@ -10,7 +10,7 @@ from provision import errors
 
 
 class Level(StrEnum):
-    """How bad a finding is. ``unknown`` (could not be read) is never ok: it fails like ``error``."""
+    """How bad a finding is. ``unknown`` (could not be read) is never ok: it fails as an error."""
 
     OK = "ok"
     NOTE = "note"

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from provision.errors import ConfigError, HostError, ProvisionError, UnreachableError
 from provision.findings import SSH, Finding, Level, Report
@@ -32,10 +32,8 @@ from provision.hosts.inventory import Host, Inventory
 from provision.script import parse_answer, script_argv, text_argv
 from provision.steps import Phase, Plan, Put, Run, Step
 
-if TYPE_CHECKING:
-    from fabric import Connection
-
 Say = Callable[[str], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,7 @@ class Fleet:
     options: SshOptions = field(default_factory=SshOptions)
     connections: dict[str, Remote] = field(default_factory=dict, repr=False)
 
-    def fan_out[T](
+    def fan_out(
         self, call: Callable[[Remote], T], hosts: Sequence[str] = ()
     ) -> dict[str, T | ProvisionError]:
         """``call`` on each host side by side (all, or those named): its value or its error.
@@ -116,6 +114,11 @@ class Fleet:
         remote.open()
         return remote
 
+    def address(self, label: str) -> str:
+        """The address or name that the host is reached at (HostName of ssh_config, or its name)."""
+        host = next(host for host in self.inventory if host.label == label)
+        return str(self._remote(host).cxn.host)
+
     def close(self) -> None:
         """Close every connection."""
         for remote in self.connections.values():
@@ -137,7 +140,7 @@ class Remote:
     """One host, connected."""
 
     label: str
-    cxn: Connection
+    cxn: Any  # a fabric.Connection, which has no types
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def open(self) -> None:
@@ -149,7 +152,7 @@ class Remote:
                 self.cxn.open()
                 transport = self.cxn.transport
                 transport.set_keepalive(15)
-            except Exception as error:  # paramiko raises many unrelated types
+            except Exception as error:  # noqa: BLE001 - paramiko raises many unrelated types
                 raise explain(self.label, error, self.cxn) from None
 
     def close(self) -> None:
@@ -165,7 +168,7 @@ class Remote:
             result = self.cxn.run(
                 shlex.join(argv), warn=True, hide=True, in_stream=False, encoding="utf-8", **streams
             )
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - likewise
             raise explain(self.label, error, self.cxn) from None
         return int(result.exited), str(result.stdout), str(result.stderr)
 
@@ -266,7 +269,7 @@ class _Lines(io.StringIO):
         return len(text)
 
 
-def _connection(host: Host, options: SshOptions) -> Connection:
+def _connection(host: Host, options: SshOptions) -> Any:
     # fabric costs ~1 s to import: only commands that connect pay for it.
     import fabric
     from paramiko.client import RejectPolicy

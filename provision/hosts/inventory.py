@@ -97,7 +97,10 @@ def _parse_host(line: str, where: str) -> Host:
         raise ConfigError(where, found=f"port {port}", expected="1 to 65535", remedy="correct it")
     if slots == 0:
         raise ConfigError(
-            where, found="slots=0", expected="1 or more", remedy="comment out a host to leave it out"
+            where,
+            found="slots=0",
+            expected="1 or more",
+            remedy="comment out a host to leave it out",
         )
     return Host(name=match["name"].strip("[]"), user=match["user"], port=port, slots=slots)
 

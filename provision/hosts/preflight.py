@@ -70,7 +70,9 @@ def _slots(judge: _Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
     if wanted.accelerator == "cpu":
         return [judge("slots", Level.OK, f"{slots} on the CPU", "ranks on the CPU")]
     if facts["gpus"].unknown:
-        return [judge("gpus", Level.UNKNOWN, facts["gpus"], f"{slots} GPUs", "see nvidia-smi there")]
+        return [
+            judge("gpus", Level.UNKNOWN, facts["gpus"], f"{slots} GPUs", "see nvidia-smi there")
+        ]
     gpus = facts.gpus
     enough = Level.OK if slots <= len(gpus) else Level.ERROR
     findings = [judge("gpus", enough, len(gpus), f"{slots} or more", "lower slots= for this host")]
@@ -112,7 +114,9 @@ def _output(judge: _Judge, answer: Mapping[str, Any]) -> Finding:
 def _model(judge: _Judge, model: str, answer: Mapping[str, Any]) -> Finding:
     expected = f"a model folder at {model}"
     if "bytes" in answer:
-        return judge("model", Level.OK, f"{int(answer['bytes']) / 1e6:,.1f} MB of weights", expected)
+        return judge(
+            "model", Level.OK, f"{int(answer['bytes']) / 1e6:,.1f} MB of weights", expected
+        )
     if answer.get("hub"):
         if answer.get("cached"):
             return judge("model", Level.OK, "in the hub cache", f"{model} at hand")

@@ -101,4 +101,4 @@ def gather_port(fleet: Fleet, wanted: Wanted) -> tuple[Mapping[str, Any], Answer
 
 
 def _dial(fleet: Fleet, hosts: Sequence[str], args: Sequence[str]) -> Answers:
-    return fleet.ask("ready", {host: args for host in hosts})
+    return fleet.ask("ready", dict.fromkeys(hosts, args))

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Callable
 
 # The four x86-64 levels as /proc/cpuinfo names their flags, each on top of the one before:
 # https://gitlab.com/x86-psABIs/x86-64-ABI (table "Micro-Architecture Levels")
@@ -41,7 +42,7 @@ def value(found: object) -> dict[str, object]:
 
 
 def output(argv: list[str], timeout: float = 20) -> str:
-    """stdout of a command; RuntimeError with the reason if it failed."""
+    """Stdout of a command; RuntimeError with the reason if it failed."""
     env = dict(os.environ, LC_ALL="C")
     try:
         done = subprocess.run(
@@ -73,7 +74,7 @@ def read_os() -> object:
 
 
 def read_glibc() -> object:
-    """glibc's version; absent on musl."""
+    """Glibc's version; absent on musl."""
     name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     return version if name == "glibc" else None
 
@@ -135,7 +136,7 @@ def read_pythons() -> object:
                     stdin=subprocess.DEVNULL,
                 )
             )
-    found = {}
+    found: dict[str, dict[str, object]] = {}
     for process in started:
         try:
             out = process.communicate(timeout=20)[0].decode("utf-8", "replace").strip()
@@ -211,8 +212,11 @@ def read_environments() -> object:
 def read_store() -> object:
     """What ~/.zerofleet/store holds: sha256/name."""
     root = os.path.expanduser("~/.zerofleet/store")
-    return sorted(os.path.relpath(path, root) for path in glob.glob(os.path.join(root, "*", "*"))
-                  if not path.endswith(".partial"))
+    return sorted(
+        os.path.relpath(path, root)
+        for path in glob.glob(os.path.join(root, "*", "*"))
+        if not path.endswith(".partial")
+    )
 
 
 def read_interfaces() -> dict[str, str]:
@@ -237,7 +241,7 @@ def read_routes(peers: list[str]) -> object:
         interfaces, reason = read_interfaces(), ""
     except RuntimeError as error:
         interfaces, reason = {}, str(error)
-    routes = {}
+    routes: dict[str, dict[str, object]] = {}
     for peer in peers:
         try:
             info = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
@@ -256,7 +260,7 @@ def read_routes(peers: list[str]) -> object:
 
 def facts(peers: list[str]) -> dict[str, dict[str, object]]:
     """All facts; one that can't be read says why and hides none of the others."""
-    readers = {
+    readers: dict[str, Callable[[], object]] = {
         "hostname": socket.gethostname,
         "user": lambda: pwd.getpwuid(os.getuid()).pw_name,
         "home": lambda: os.path.expanduser("~"),
@@ -286,7 +290,7 @@ def facts(peers: list[str]) -> dict[str, dict[str, object]]:
     for name, reader in readers.items():
         try:
             found[name] = value(reader())
-        except Exception as error:  # any one fact may fail; the answer must still arrive
+        except Exception as error:  # noqa: BLE001 - one fact may fail, the others must arrive
             found[name] = {"unknown": "%s: %s" % (type(error).__name__, error)}
     return found
 

@@ -130,7 +130,7 @@ def listen(port: int, token: str, dials: int) -> dict[str, object]:
 
 
 def dial(address: str, port: int, token: str) -> dict[str, object]:
-    """Reach the listener at ``address``, and be sure that it is ours: it answers the token turned."""
+    """Reach the listener at ``address``, and be sure it is ours: it answers the token turned."""
     try:
         resolved = sorted({str(info[4][0]) for info in socket.getaddrinfo(address, port)})
     except OSError as error:
@@ -141,8 +141,10 @@ def dial(address: str, port: int, token: str) -> dict[str, object]:
             peer.sendall(token.encode())
             reply = peer.recv(256).decode("ascii", "replace")
     except OSError as error:
-        reason = "no answer in %d s" % DIAL_SECONDS if isinstance(error, socket.timeout) else (
-            error.strerror or str(error)
+        reason = (
+            "no answer in %d s" % DIAL_SECONDS
+            if isinstance(error, socket.timeout)
+            else (error.strerror or str(error))
         )
         return {"resolved": resolved, "error": reason}
     if reply != token[::-1]:

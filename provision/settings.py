@@ -1,0 +1,139 @@
+"""Settings of a command: its flags, over invoke.yaml's ``zerofleet:`` block, over the defaults.
+
+Invoke reads invoke.yaml beside tasks.py, files named with ``-f``, and ``INVOKE_ZEROFLEET_*``
+variables (https://docs.pyinvoke.org/en/stable/concepts/configuration.html). Pure but for
+``read_settings``' look at the current folder, which relative local paths start from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from provision.compat import TORCH
+from provision.errors import ConfigError
+
+#: Where this checkout is: locks/, trainer/ and zero_configs/ are read from here.
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+#: Every setting and its default. A default of None means: must be given where it is needed.
+DEFAULTS: dict[str, Any] = {
+    "hosts": "hosts.txt",
+    "ssh_config": None,
+    "accept_new": False,
+    "connect_timeout": 10,
+    "workers": 32,
+    "wheels": str(CHECKOUT / "wheels"),
+    "wheel": None,
+    "runs": "runs",
+    "accelerator": None,
+    "ops": None,
+    "torch": TORCH,
+    "cpu": "x86-64-v3",
+    "zero": 2,
+    "offload": "none",
+    "model": None,
+    "data": None,
+    "output": None,
+    "recipe": str(CHECKOUT / "recipes" / "sft.yaml"),
+    "set": None,
+    "master_addr": None,
+    "master_port": 29500,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one command, typed. Local paths are absolute; paths on hosts are text."""
+
+    hosts: Path
+    ssh_config: Path | None
+    accept_new: bool
+    connect_timeout: int
+    workers: int
+    wheels: Path
+    wheel: str | None
+    runs: Path
+    accelerator: str | None
+    ops: str | None
+    torch: str
+    cpu: str
+    zero: int
+    offload: str
+    model: str | None
+    data: str | None
+    output: str | None
+    recipe: Path
+    set: Mapping[str, Any]
+    master_addr: str | None
+    master_port: int
+
+
+_PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe"}
+_NUMBERS = {"connect_timeout", "workers", "zero", "master_port"}
+
+
+def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:
+    """Flags (None: not given) over ``config`` over DEFAULTS; local paths start from ``folder``.
+
+    Raises ConfigError for a setting that does not exist (with the closest one that does), or one
+    that is no number where a number is needed.
+    """
+    for key in config:
+        if key not in DEFAULTS:
+            near = difflib.get_close_matches(key, DEFAULTS, n=1)
+            raise ConfigError(
+                "invoke.yaml, zerofleet",
+                found=f"unknown setting {key!r}",
+                expected=", ".join(DEFAULTS),
+                remedy=f"did you mean {near[0]!r}?" if near else "remove it",
+            )
+    values = dict(DEFAULTS)
+    values.update({key: value for key, value in config.items() if value is not None})
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    values.update({key: value for key, value in given.items() if key != "set"})
+    values["set"] = {**_pairs(config.get("set")), **_pairs(flags.get("set"))}
+    for key in _NUMBERS:
+        values[key] = _number(key, values[key])
+    for key in _PATHS:
+        if values[key] is not None:
+            values[key] = folder / Path(str(values[key])).expanduser()
+    values["ops"] = ",".join(values["ops"]) if isinstance(values["ops"], list) else values["ops"]
+    return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def _number(key: str, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"--{key.replace('_', '-')}",
+            found=repr(value),
+            expected="a number",
+            remedy="correct it",
+        ) from None
+
+
+def _pairs(given: Any) -> dict[str, Any]:
+    """``set`` as a mapping: it is one in invoke.yaml, and a list of key=value from flags."""
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return dict(given)
+    pairs = {}
+    for item in given:
+        key, equals, value = str(item).partition("=")
+        if not equals or not key:
+            raise ConfigError(
+                "--set", found=repr(item), expected="key=value", remedy="as in --set max_steps=50"
+            )
+        pairs[key.replace("-", "_")] = value
+    return pairs
+
+
+def read_settings(config: Mapping[str, Any], **flags: Any) -> Settings:
+    """Settings of a command run in the current folder."""
+    return make_settings(config, flags, Path.cwd())

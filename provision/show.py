@@ -1,0 +1,166 @@
+"""What a person sees, and the one JSON object that a script reads. The only module with rich.
+
+With ``--json`` exactly one object goes to stdout and all else to stderr; it always has ``ok`` and
+``exit``. Without it, tables go to stdout and progress to stderr. Colours follow NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from provision import errors
+from provision.findings import Level, Report, merged
+from provision.steps import Plan
+
+_STYLE = {
+    Level.OK: "green",
+    Level.NOTE: "cyan",
+    Level.WARN: "yellow",
+    Level.ERROR: "bold red",
+    Level.UNKNOWN: "bold magenta",
+}
+
+
+class Stop(Exception):
+    """The answer is complete: end the command with its exit code."""
+
+
+class Answer:
+    """What one command has to say; collects the JSON object while it shows the same as text."""
+
+    def __init__(self, json: bool) -> None:
+        self.json = json
+        self.exit = errors.OK
+        self.values: dict[str, Any] = {}
+
+    def say(self, text: str) -> None:
+        """A line of progress, on stderr."""
+        print(text, file=sys.stderr, flush=True)
+
+    def add(self, **values: Any) -> None:
+        """Keys of the JSON object."""
+        self.values.update(values)
+
+    def text(self, text: str) -> None:
+        """Text for a person, on stdout; nothing with ``--json``."""
+        if not self.json:
+            print(text, flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table for a person; nothing with ``--json``."""
+        if self.json:
+            return
+        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        _console().print(table)
+
+    def report(self, report: Report, *, full: bool = False) -> None:
+        """Findings: as a table with ``full``, else only what fails, a line each.
+
+        The command's exit code becomes the report's if that is worse than what it was.
+        """
+        self.values["findings"] = [*self.values.get("findings", []), *report.as_json()]
+        self.exit = self.exit or report.exit_code
+        if full and report.findings:
+            rows = [
+                (hosts, f.subject, f"[{_STYLE[f.level]}]{f.level}[/]", f.found, f.expected)
+                for hosts, f in merged(report.findings)
+            ]
+            columns = ("host", "subject", "level", "found", "expected")
+            self.table(
+                columns, [(escape(a), escape(b), c, escape(d), escape(e)) for a, b, c, d, e in rows]
+            )
+        for hosts, finding in merged(report.failing):
+            self.say(f"{finding.level}: {hosts}{finding!s}")
+
+    def require(self, report: Report) -> None:
+        """Show a report, and end the command here if anything in it fails."""
+        self.report(report)
+        if not report.ok:
+            raise Stop
+
+    def plan(self, plan: Plan, *, stop: bool) -> None:
+        """A plan; with ``stop`` (a dry run) it is shown whole and the command ends here."""
+        if stop:
+            self.values["plan"] = plan.as_json()
+            self.text(str(plan))
+            raise Stop
+        self.say(f"{plan.title}: nothing to do" if plan.empty else plan.title)
+
+
+@contextmanager
+def answer(json: bool) -> Iterator[Answer]:
+    """Run a command's body; every error becomes its one line, its JSON and its exit code."""
+    found = Answer(json)
+    try:
+        yield found
+    except Stop:
+        pass
+    except errors.ProvisionError as error:
+        found.exit = error.exit_code
+        found.add(error=error.as_json())
+        found.say(f"error: {error}")
+    except KeyboardInterrupt:
+        found.exit = errors.INTERRUPTED
+        found.say("stopped by Ctrl-C")
+    if json:
+        print(jsonlib.dumps({"ok": found.exit == 0, "exit": found.exit, **found.values}))
+    if found.exit:
+        raise SystemExit(found.exit)
+
+
+def _console() -> Console:
+    """A console as wide as the terminal; wide enough for whole lines where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 220)
+
+
+def host_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Rows of the hosts table; columns as in HOST_COLUMNS."""
+    rows = []
+    for host, f in facts.items():
+        pythons = ", ".join(dict.fromkeys(p.version for p in f.pythons)) or str(f["pythons"])
+        memory = f["memory"].value
+        disk = f["disk"].value
+        gpus = f"{len(f.gpus)} x {f.gpus[0]['name']}" if f.gpus else str(f["gpus"])
+        rows.append(
+            (
+                host,
+                str(f["os"]),
+                str(f["cpu.cores"]),
+                str(f["cpu.level"]),
+                f"{memory['available'] / 1e9:.0f} of {memory['total'] / 1e9:.0f} GB"
+                if memory
+                else str(f["memory"]),
+                f"{disk['free'] / 1e9:.0f} GB" if disk else str(f["disk"]),
+                gpus,
+                str(f["gpu.driver"]),
+                pythons,
+                str(f["glibc"]),
+                str(f.environment.get("lock", "-")),
+            )
+        )
+    return [tuple(escape(cell) for cell in row) for row in rows]
+
+
+HOST_COLUMNS = (
+    "host",
+    "os",
+    "cores",
+    "cpu",
+    "memory free",
+    "disk free",
+    "gpus",
+    "driver",
+    "python",
+    "glibc",
+    "environment",
+)

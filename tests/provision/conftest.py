@@ -1,0 +1,63 @@
+"""Values that several unit tests start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from provision.build.manifest import Distribution, SourceOf, WheelManifest
+from provision.hosts.facts import HostFacts, parse_facts
+
+FACTS = Path(__file__).parents[1] / "facts"
+
+
+@pytest.fixture
+def make_manifest():
+    """A CPU wheel's manifest; keywords replace values."""
+
+    def make(**changes) -> WheelManifest:
+        values = {
+            "wheel": "deepspeed-0.19.8+torch2.13.cpu.x86v3-cp311-cp311-linux_x86_64.whl",
+            "sha256": "ab" * 32,
+            "size": 3_000_000,
+            "deepspeed": "0.19.8+torch2.13.cpu.x86v3",
+            "accelerator": "cpu",
+            "ops_asked": ("cpu_adam",),
+            "ops": ("cpu_adam",),
+            "torch": "2.13.0+cpu",
+            "torch_dist": "2.13.0+cpu",
+            "torch_cuda": None,
+            "python_tag": "cp311",
+            "platform": "linux_x86_64",
+            "arch_list": (),
+            "cpu": "x86-64-v3",
+            "isa_checked": True,
+            "glibc": "2.34",
+            "glibcxx": "3.4.30",
+            "compiler": "g++ 12.2.0",
+            "source": SourceOf(name="deepspeed-0.19.8.tar.gz", sha256="cd" * 32),
+            "built_at": "2026-11-21T08:00:00+00:00",
+            "requires": (
+                Distribution(name="torch", version="2.13.0+cpu", sha256="ef" * 32),
+                Distribution(name="sympy", version="1.14.0", sha256="01" * 32),
+            ),
+        }
+        return WheelManifest(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def make_facts():
+    """A host's recorded facts; keywords replace facts, with _ for the dot of a name."""
+
+    def make(host: str = "node1", **changes) -> HostFacts:
+        answer = json.loads((FACTS / "probe-debian12-cpu.json").read_text())
+        for name, fact in changes.items():
+            known = isinstance(fact, dict) and set(fact) & {"unknown", "absent"}
+            answer[name.replace("_", ".", 1)] = fact if known else {"value": fact}
+        return parse_facts(host, answer)
+
+    return make

@@ -1,0 +1,81 @@
+"""Deploy: only what a host lacks, and nothing at all when nothing differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provision.deploy.plan import deployed, plan_deploy
+from provision.deploy.spec import make_env_spec
+from provision.errors import ConfigError
+
+LOCK = "transformers==5.23.0 \\\n    --hash=sha256:aa\nsympy==1.14.0 \\\n    --hash=sha256:bb\n"
+
+
+@pytest.fixture
+def spec(make_manifest):
+    manifest = make_manifest()
+    return make_env_spec(LOCK, manifest, Path("wheels") / manifest.wheel)
+
+
+def phases(plan):
+    return {phase.name: [step.host for step in phase.steps] for phase in plan.phases}
+
+
+def test_torch_comes_from_the_manifest_to_the_byte_and_shared_packages_from_the_lock(spec):
+    lines = spec.requirements.splitlines()
+    assert f"torch==2.13.0+cpu --hash=sha256:{'ef' * 32}" in lines
+    assert sum(line.startswith("sympy==") for line in lines) == 1
+
+
+def test_a_manifest_without_torch_is_refused(make_manifest):
+    with pytest.raises(ConfigError, match="no torch in its list"):
+        make_env_spec(LOCK, make_manifest(requires=()), Path("x.whl"))
+
+
+@pytest.mark.parametrize("change", [{"sha256": "00" * 32}, {"python_tag": "cp312"}])
+def test_the_environments_name_follows_everything_in_it(spec, make_manifest, change):
+    assert make_env_spec(LOCK, make_manifest(**change), spec.wheel).name != spec.name
+    assert make_env_spec(LOCK + "\n", make_manifest(), spec.wheel).name == spec.name
+    assert make_env_spec(LOCK + "x==1\n", make_manifest(), spec.wheel).name != spec.name
+
+
+def test_a_bare_host_gets_everything_and_switches_last(spec, make_facts):
+    plan = plan_deploy(spec, {name: make_facts(name) for name in ("node1", "node2")})
+    assert list(phases(plan)) == ["push", "install", "prove", "switch"]
+    assert phases(plan)["push"] == ["node1", "node1", "node2", "node2"]
+    assert plan.push_bytes == 2 * (spec.manifest.size + len(spec.requirements))
+    assert "/usr/bin/python3" in str(plan)
+
+
+def test_nothing_to_do_when_nothing_differs(spec, make_facts):
+    facts = make_facts(environments=[spec.name], environment={"lock": spec.name})
+    plan = plan_deploy(spec, {"node1": facts})
+    assert plan.empty
+    assert deployed(spec, plan, {"node1": facts}) == {
+        "node1": {
+            "changed": False,
+            "bytes_sent": 0,
+            "env": f"/home/ubuntu/.zerofleet/envs/{spec.name}",
+        }
+    }
+
+
+def test_a_host_that_has_it_but_uses_another_only_switches(spec, make_facts):
+    facts = make_facts(environments=["old", spec.name], environment={"lock": "old"})
+    assert phases(plan_deploy(spec, {"node1": facts})) == {"switch": ["node1"]}
+
+
+def test_pushed_files_are_not_pushed_again(spec, make_facts):
+    held = [f"{spec.manifest.sha256}/{spec.manifest.wheel}"]
+    plan = plan_deploy(spec, {"node1": make_facts(store=held)})
+    assert plan.push_bytes == len(spec.requirements)
+    held.append(f"{spec.requirements_sha256}/requirements.txt")
+    assert "push" not in phases(plan_deploy(spec, {"node1": make_facts(store=held)}))
+
+
+def test_one_bare_host_among_complete_ones_leaves_them_alone(spec, make_facts):
+    done = make_facts("node1", environments=[spec.name], environment={"lock": spec.name})
+    plan = plan_deploy(spec, {"node1": done, "node2": make_facts("node2")})
+    assert {step.host for phase in plan.phases for step in phase.steps} == {"node2"}

@@ -1,0 +1,51 @@
+"""Settings: flags over invoke.yaml over defaults, and nothing unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provision.errors import ConfigError
+from provision.settings import DEFAULTS, make_settings
+
+HERE = Path("/home/me/project")
+
+
+def test_defaults_start_from_the_current_folder():
+    settings = make_settings({}, {}, HERE)
+    assert settings.hosts == HERE / "hosts.txt"
+    assert settings.runs == HERE / "runs"
+    assert settings.accelerator is None
+    assert settings.set == {}
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default():
+    config = {"hosts": "rack1.txt", "zero": 3, "set": {"max_steps": 10, "seed": 1}}
+    flags = {"zero": "1", "hosts": None, "set": ["max-steps=20"]}
+    settings = make_settings(config, flags, HERE)
+    assert settings.hosts == HERE / "rack1.txt"
+    assert settings.zero == 1
+    assert settings.set == {"max_steps": "20", "seed": 1}
+
+
+def test_absolute_paths_stay():
+    assert make_settings({"runs": "/data/runs"}, {}, HERE).runs == Path("/data/runs")
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        ({"acelerator": "cpu"}, {}, r"unknown setting 'acelerator'.*did you mean 'accelerator'"),
+        ({}, {"zero": "two"}, r"--zero: found 'two', expected a number"),
+        ({"master_port": "x"}, {}, r"--master-port: found 'x'"),
+        ({}, {"set": ["max_steps"]}, r"--set: found 'max_steps', expected key=value"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(config, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        make_settings(config, flags, HERE)
+
+
+def test_every_default_is_accepted_as_configuration():
+    make_settings(DEFAULTS, {}, HERE)
