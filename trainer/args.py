@@ -6,14 +6,16 @@ lists the flags that a run usually sets.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+import torch
+import torch.distributed as dist
 from transformers import HfArgumentParser, TrainingArguments
 
-
-class RequestError(ValueError):
-    """Something was asked for that can't be honoured. The message says what, and what to do."""
+from trainer.errors import RequestError
 
 
 @dataclass
@@ -108,10 +110,22 @@ class SftArgs(TrainingArguments):
     save_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        """Turn activation checkpointing on, unless either of its names was set."""
+        """Turn activation checkpointing on, unless either of its names was set; see to a CPU run."""
         if self.activation_checkpointing is None and self.gradient_checkpointing is None:
             self.activation_checkpointing = True
+        if not torch.accelerator.is_available():
+            self._start_on_cpu()
         super().__post_init__()
+
+    def _start_on_cpu(self) -> None:
+        """A host without a GPU: transformers then wants use_cpu for bf16, but forgets ddp_timeout.
+
+        A process group that exists already is kept, so it is made here, with that timeout. (Seen in
+        transformers 5.23, TrainingArguments._setup_devices: only the other branches pass it on.)
+        """
+        self.use_cpu = True
+        if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=timedelta(seconds=self.ddp_timeout))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, LoraArgs, SftArgs]:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from trainer.args import RequestError
+from trainer.errors import RequestError
 from trainer.rows import Problem, Row, read_rows
 
 #: The label that torch's cross entropy leaves out.

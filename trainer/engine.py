@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.args import RequestError
+from trainer.errors import RequestError
 
 #: Where DeepSpeed keeps what is not offloaded.
 ON_DEVICE = "none"

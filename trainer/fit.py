@@ -12,7 +12,8 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from trainer import engine
-from trainer.args import RequestError, SftArgs
+from trainer.args import SftArgs
+from trainer.errors import RequestError
 from trainer.metrics import Metrics, peak_memory
 
 

@@ -15,7 +15,8 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from trainer.args import LoraArgs, ModelArgs, RequestError, SftArgs
+from trainer.args import LoraArgs, ModelArgs, SftArgs
+from trainer.errors import RequestError
 
 #: Implementations that come as separate packages. transformers may fetch a kernel from the hub in
 #: their place, which hosts without internet can't and others should not do unasked.

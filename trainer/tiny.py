@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from trainer.args import RequestError
+from trainer.errors import RequestError
 from trainer.rows import Problem, read_rows
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "conversations.jsonl"
