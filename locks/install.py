@@ -47,7 +47,7 @@ def apply_install(lock: Path, folder: Path, asked: str) -> None:
         apply_clear(folder, mark)
         say(f"making {folder} with Python {sys.version.split()[0]} (once, some seconds)")
         venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
-        apply_pip(folder, lock)
+        apply_pip(folder, lock, guard.fileno())
         (folder / ".zf-python").write_text(asked)
         complete = folder / ".zf-lock.new"
         shutil.copyfile(lock, complete)
@@ -87,13 +87,16 @@ def apply_clear(folder: Path, mark: Path) -> None:
             entry.unlink()
 
 
-def apply_pip(folder: Path, lock: Path) -> None:
-    """Install the lock; every file is checked against its hash there."""
+def apply_pip(folder: Path, lock: Path, guard: int) -> None:
+    """Install the lock; every file is checked against its hash there.
+
+    pip holds the file lock too: should this process be killed, the next zf waits for pip's end.
+    """
     python = str(folder / "bin" / "python")
     argv = [python, "-m", "pip", "install", "-qq", "--no-input", "--no-warn-script-location"]
     argv += ["--disable-pip-version-check", "--require-hashes", "-r", str(lock)]
     environ = {k: v for k, v in os.environ.items() if k not in MISLEADING}
-    done = subprocess.run(argv, env=environ, stdout=sys.stderr, check=False)
+    done = subprocess.run(argv, env=environ, stdout=sys.stderr, pass_fds=(guard,), check=False)
     if done.returncode:
         raise Refused(f"pip could not install {lock} (exit {done.returncode}; its reason is above)")
 

@@ -1,0 +1,158 @@
+"""All checks, as ``./zf test`` runs them: lint, unit, integration, trainer. Standard library only.
+
+    ./zf test                  everything (.ci/run does the same)
+    ./zf test lint unit        some phases, in this order always
+    ./zf test unit -k relay    what follows the phases goes to pytest; -k alone means: unit
+
+ZEROFLEET_TEST_CACHE (default .zerofleet-test) keeps built wheels between runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("ZEROFLEET_TEST_CACHE") or ROOT / ".zerofleet-test").resolve()
+DEV = ROOT / "locks" / "dev.lock"
+#: Written by the integration tests: the Python of an environment that they deployed.
+HOST_PYTHON = CACHE / "host_python"
+PHASES = ("lint", "unit", "integration", "trainer")
+
+
+@dataclass
+class Total:
+    """What the phases came to."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+
+
+def say(line: str) -> None:
+    print(f"\n== {line}", flush=True)
+
+
+def call(argv: list[str]) -> int:
+    """Run one check from the checkout; its exit code."""
+    return subprocess.run(argv, cwd=ROOT, check=False).returncode
+
+
+def install(target: Path | None = None) -> bool:
+    """The dev lock, into this environment or a folder of its own; only when it changed."""
+    stamp = (target or Path(sys.prefix)) / ".zf-dev-lock"
+    if stamp.is_file() and stamp.read_bytes() == DEV.read_bytes():
+        return True
+    say(f"installing {DEV.relative_to(ROOT)} into {target or sys.prefix}")
+    argv = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    argv += ["--require-hashes", "-r", str(DEV)]
+    if target:
+        shutil.rmtree(target, ignore_errors=True)
+        argv += ["--target", str(target)]
+    if call(argv):
+        return False
+    shutil.copyfile(DEV, stamp)
+    return True
+
+
+def lint(total: Total) -> None:
+    """Style, then types. Each is one check."""
+    checks = [
+        [sys.executable, "-m", *argv]
+        for argv in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
+    ]
+    if shutil.which("shellcheck"):
+        checks.append(["shellcheck", "zf", ".ci/run"])
+    elif os.environ.get("CI") == "true":
+        say("shellcheck is missing")
+        total.failed += 1
+    for argv in checks:
+        code = call(argv)
+        total.failed += code != 0
+        total.passed += code == 0
+
+
+def pytest(total: Total, name: str, args: list[str], command: list[str]) -> None:
+    """One run of pytest; counted from its own report, so that no count is guessed."""
+    report = CACHE / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    argv = [*command, "-q", "-ra", f"--junitxml={report}"]
+    code = call([*argv, f"--basetemp={CACHE / ('tmp-' + name)}", *args])
+    counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    if report.is_file():
+        for suite in ET.parse(report).iter("testsuite"):
+            counts = {key: counts[key] + int(suite.get(key, 0)) for key in counts}
+    bad = counts["failures"] + counts["errors"]
+    total.passed += counts["tests"] - bad - counts["skipped"]
+    total.skipped += counts["skipped"]
+    # 5: nothing was selected. Any other code without a failed test is a broken run.
+    total.failed += bad or int(code not in (0, 5))
+
+
+def trainer(total: Total, args: list[str]) -> None:
+    """The trainer's tests, by the Python of a deployed host: what users train with."""
+    target = CACHE / "pytest"
+    python = HOST_PYTHON.read_text() if HOST_PYTHON.is_file() else ""
+    if not Path(python).is_file():
+        say("trainer: no deployed environment; ./zf test integration makes one")
+        total.failed += 1
+    elif not install(target):
+        total.failed += 1
+    else:
+        # Last on its path, and never installed into it: the environment is tested as deployed.
+        start = f"import sys; sys.path.append({str(target)!r}); import pytest; "
+        start += "sys.exit(pytest.console_main())"
+        pytest(total, "trainer", ["tests/trainer", *args], [python, "-c", start])
+
+
+def run_phase(total: Total, phase: str, args: list[str]) -> None:
+    """One phase."""
+    own = [sys.executable, "-m", "pytest"]
+    say(phase)
+    if phase == "lint":
+        lint(total)
+    elif phase == "unit":
+        others = ["--ignore=tests/integration", "--ignore=tests/trainer"]
+        pytest(total, phase, ["tests", *others, *args], own)
+    elif phase == "integration":
+        HOST_PYTHON.unlink(missing_ok=True)
+        pytest(total, phase, ["tests/integration", *args], own)
+    else:
+        trainer(total, args)
+
+
+def main(argv: list[str]) -> int:
+    """Run the phases asked for; 0 when nothing failed."""
+    chosen = [a for a in argv if a in PHASES]
+    args = argv[len(chosen) :]
+    if any(a in PHASES for a in args):
+        print(f"zf test: phases ({', '.join(PHASES)}) come first", file=sys.stderr)
+        return 2
+    if args and not chosen:
+        chosen = ["unit"]
+    started, total = time.monotonic(), Total()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if not install():
+        return 1
+    for phase in PHASES:
+        if not chosen or phase in chosen:
+            run_phase(total, phase, args)
+    minutes, seconds = divmod(int(time.monotonic() - started), 60)
+    say(f"{total} in {minutes}:{seconds:02d}")
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
