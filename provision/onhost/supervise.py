@@ -53,6 +53,7 @@ FOREIGN = re.compile(
 # How a rank's end reads when another rank's end caused it (torch's gloo and NCCL messages).
 SYMPTOM = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|Timed out waiting|SIGTERM"
+    r"|remote server shutdown or crash"
     r"|Watchdog caught collective operation timeout|ncclRemoteError|remote process exited",
     re.IGNORECASE,
 )
@@ -139,10 +140,12 @@ def read_metrics(run_dir: str) -> dict[str, Any]:
         return {"step": step, "loss": loss}
     with open(path, encoding="utf-8", errors="replace") as file:
         for line in file:
-            with contextlib.suppress(ValueError, AttributeError):
+            with contextlib.suppress(ValueError, AttributeError, KeyError):
                 metric = json.loads(line)
-                step = metric.get("step", step)
-                if isinstance(metric.get("loss"), (int, float)):
+                if metric.get("event") != "step":
+                    continue  # an evaluation's loss is another loss
+                step = metric["step"]
+                if metric["loss"] is not None:  # the trainer's way to write NaN
                     loss = [loss[0] if loss else metric["loss"], metric["loss"]]
     return {"step": step, "loss": loss}
 
@@ -249,8 +252,15 @@ def launcher_failure(run_dir: str, code: int, at: float) -> dict[str, Any]:
     """The failure of torchrun itself (a taken port, a bad option): no rank is to blame."""
     lines = read_lines(os.path.join(run_dir, "node.log"))
     reason = "torchrun: " + exit_reason(code, lines)
-    return {"rank": None, "local_rank": None, "at": at, "reason": reason, "lines": lines,
-            "exit": code}  # fmt: skip
+    return {
+        "rank": None,
+        "local_rank": None,
+        "at": at,
+        "reason": reason,
+        "lines": lines,
+        "symptom": bool(SYMPTOM.search(reason)),
+        "exit": code,
+    }
 
 
 def rank_states(
@@ -294,7 +304,7 @@ def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[s
     if failure and failure["exit"] == -signal.SIGKILL and end["oom_kills"]:
         failure["reason"] += "; meanwhile the kernel ended %d process(es) here for want of memory"
         failure["reason"] %= end["oom_kills"]
-    shown = ("rank", "local_rank", "at", "reason", "lines")
+    shown = ("rank", "local_rank", "at", "reason", "lines", "symptom")
     return {
         "run": plan["run"],
         "node_rank": plan["node_rank"],
@@ -490,8 +500,10 @@ def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
 # --- commands --------------------------------------------------------------------------------
 
 
-def say(value: Any) -> None:
-    """The answer, findable in whatever else a login shell prints."""
+def say(value: dict[str, Any]) -> None:
+    """The answer, findable in whatever else a login shell prints; an error also for people."""
+    if "error" in value:
+        sys.stderr.write("%s\n" % value["error"])
     sys.stdout.write("ZEROFLEET<<%s>>ZEROFLEET\n" % json.dumps(value))
     sys.stdout.flush()
 

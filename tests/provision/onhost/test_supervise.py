@@ -30,7 +30,14 @@ def test_scripts_parse_as_python_3_8_and_import_the_standard_library_only(name: 
 def test_finished(node: Any) -> None:
     (node.folder / "torch_extensions" / "cpu_adam").mkdir(parents=True)
     (node.folder / "torch_extensions" / "py311_cu130" / "fused_adam").mkdir(parents=True)
-    lines = ['{"step": 1, "loss": 2.5}', '{"step": 2}', '{"step": 3, "loss": 1.5}', '{"step": 4, "']
+    lines = [
+        '{"event": "begin", "total_steps": 3}',
+        '{"event": "step", "step": 1, "loss": 2.5}',
+        '{"event": "step", "step": 2, "loss": 1.5}',
+        '{"event": "step", "step": 3, "loss": null}',
+        '{"event": "eval", "step": 3, "loss": 9.5}',
+        '{"event": "st',
+    ]
     (node.folder / "metrics.jsonl").write_text("\n".join(lines))
 
     node.start("ok", "ok")

@@ -1,0 +1,170 @@
+"""From every host's exit.json to the run's outcome: did it finish, and if not, what came first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from provision import errors
+
+FINISHED, FAILED, STOPPED, LOST = "finished", "failed", "stopped", "lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankEnd:
+    """How one rank ended. ``exit`` is a shell's code, None where nobody could read it."""
+
+    host: str
+    node_rank: int
+    local_rank: int
+    rank: int
+    state: str
+    exit: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What ended a run. ``rank`` is None when no rank is to blame: torchrun itself, or the host.
+
+    ``at`` is in seconds since 1970 by the controller's clock, None when unknown. ``symptom``: it
+    reads as another rank's end would make it read, but no cause was found.
+    """
+
+    host: str
+    rank: int | None
+    local_rank: int | None
+    at: float | None
+    reason: str
+    lines: tuple[str, ...] = ()
+    symptom: bool = False
+
+    def __str__(self) -> str:
+        rank = "" if self.rank is None else f"rank {self.rank} (local_rank {self.local_rank}): "
+        return f"{self.host}: {rank}{self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What became of a run. ``lost``: hosts that could not say how their node ended, and why."""
+
+    run: str
+    state: str
+    ranks: tuple[RankEnd, ...]
+    first_failure: Failure | None
+    lost: Mapping[str, str] = field(default_factory=dict)
+    loss: tuple[float, float] | None = None
+    jit_compiled: tuple[str, ...] = ()
+    seconds: float | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when it finished or was stopped on request, else 5: unknown is never ok."""
+        return errors.OK if self.state in (FINISHED, STOPPED) else errors.RANK_FAILED
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f" after {self.seconds:.0f} s"
+        lines = [f"run {self.run}: {self.state}{took}"]
+        if self.loss:
+            lines.append(f"  loss {self.loss[0]:.4g} → {self.loss[1]:.4g}")
+        if self.first_failure:
+            first = self.first_failure
+            doubt = " (only a consequence; its cause left no trace)" if first.symptom else ""
+            lines += [f"  first failure: {first}{doubt}", *(f"    | {t}" for t in first.lines)]
+        lines += [f"  {host}: lost: {reason}" for host, reason in self.lost.items()]
+        for state in (FAILED, STOPPED):
+            ended = [r for r in self.ranks if r.state == state]
+            if ended:
+                lines.append(f"  {state}: {', '.join(f'rank {r.rank} ({r.host})' for r in ended)}")
+        if self.jit_compiled:
+            lines.append(f"  compiled on hosts during the run: {', '.join(self.jit_compiled)}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, object]:
+        """The ``outcome`` key of ``--json``: a stable contract, keys are only ever added."""
+        first = self.first_failure
+        return {
+            "run": self.run,
+            "state": self.state,
+            "ranks": [asdict(rank) for rank in self.ranks],
+            "first_failure": None if first is None else {**asdict(first), "lines": [*first.lines]},
+            "lost": dict(self.lost),
+            "loss": None if self.loss is None else list(self.loss),
+            "jit_compiled": list(self.jit_compiled),
+            "seconds": self.seconds,
+        }
+
+
+def _failure(host: str, ended: Mapping[str, Any], offset: float) -> Failure | None:
+    found = ended["first_failure"]
+    if found is None:
+        return None
+    return Failure(
+        host=host,
+        rank=found["rank"],
+        local_rank=found["local_rank"],
+        at=found["at"] - offset,
+        reason=found["reason"],
+        lines=tuple(found["lines"]),
+        symptom=bool(found.get("symptom")),
+    )
+
+
+def first_failure(
+    exits: Mapping[str, Mapping[str, Any]],
+    lost: Mapping[str, str],
+    clock_offsets: Mapping[str, float],
+) -> Failure | None:
+    """The earliest failure that no other rank's end explains.
+
+    Only symptoms, and a host lost: the host is the cause. Only symptoms: the earliest of them.
+    """
+    found = [_failure(host, e, clock_offsets.get(host, 0.0)) for host, e in exits.items()]
+    failures = [failure for failure in found if failure]
+    first = min(failures, key=lambda f: (f.symptom, f.at or 0.0), default=None)
+    if lost and (first is None or first.symptom):
+        host, reason = next(iter(lost.items()))
+        return Failure(host=host, rank=None, local_rank=None, at=None, reason=reason)
+    return first
+
+
+def _run_state(exits: Mapping[str, Mapping[str, Any]], lost: Mapping[str, str]) -> str:
+    states = {ended["state"] for ended in exits.values()} | ({LOST} if lost else set())
+    return next((s for s in (FAILED, LOST, STOPPED) if s in states), FINISHED)
+
+
+def parse_outcome(
+    run: str,
+    exits: Mapping[str, Mapping[str, Any]],
+    *,
+    lost: Mapping[str, str] | None = None,
+    clock_offsets: Mapping[str, float] | None = None,
+) -> RunOutcome:
+    """The outcome of a run from its hosts' exit.json, in node_rank order.
+
+    ``lost``: why, for each host without one. ``clock_offsets``: how many seconds each host's clock
+    is ahead of the controller's; none means taken as equal.
+    """
+    gone, offsets = lost or {}, clock_offsets or {}
+    if not exits and not gone:
+        raise ValueError("a run has at least one host")
+    ranks = (
+        RankEnd(host=host, node_rank=ended["node_rank"], **rank)
+        for host, ended in exits.items()
+        for rank in ended["ranks"]
+    )
+    losses = [ended["loss"] for ended in exits.values() if ended["loss"]]
+    spans = [
+        (ended["started_at"] - offsets.get(host, 0.0), ended["ended_at"] - offsets.get(host, 0.0))
+        for host, ended in exits.items()
+    ]
+    return RunOutcome(
+        run=run,
+        state=_run_state(exits, gone),
+        ranks=tuple(sorted(ranks, key=lambda r: r.rank)),
+        first_failure=first_failure(exits, gone, offsets),
+        lost=dict(gone),
+        loss=(losses[0][0], losses[0][1]) if losses else None,
+        jit_compiled=tuple(f"{h}:{name}" for h, e in exits.items() for name in e["jit_compiled"]),
+        seconds=max(e for _, e in spans) - min(s for s, _ in spans) if spans else None,
+    )

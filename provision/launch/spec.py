@@ -1,0 +1,287 @@
+"""What run is wanted: hosts, model, data, ZeRO stage, recipe. Parsing is pure and complete:
+a RunSpec that exists can be planned.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from provision.errors import ConfigError
+
+STAGES = (1, 2, 3)
+#: What is offloaded to host memory → what the name of its DeepSpeed configuration ends in. Stages
+#: 1 and 2 split no parameters, so there are none to offload:
+#: https://www.deepspeed.ai/docs/config-json/#parameter-offloading
+OFFLOADS: Mapping[int, Mapping[str, str]] = {
+    1: {"none": "", "optimizer": "_offload"},
+    2: {"none": "", "optimizer": "_offload"},
+    3: {"none": "", "optimizer": "_offload_optimizer", "all": "_offload"},
+}
+#: Trainer flags that the launcher sets itself → what to use in their place.
+OWNED = {
+    "model_name_or_path": "--model",
+    "train_file_dir": "--data",
+    "output_dir": "--output",
+    "deepspeed": "--zero and --offload",
+}
+GRACE = 15.0
+
+_FLAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_ON_HOST = re.compile(r"/|~/")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_LOOPBACK = re.compile(r"127\.|localhost$|::1$|\[::1\]$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunHost:
+    """One host of a run.
+
+    ``home`` is HOME there, absolute. ``slots`` is how many ranks fit (GPUs, or as the hosts file
+    says), ``nproc_per_node`` how many are started. What follows is None where it is not known, and
+    nothing is then set for it: ``socket_interface`` (its name), ``cores``, and ``boot_id``, which
+    tells hosts that are one machine.
+    """
+
+    name: str
+    slots: int
+    home: str
+    nproc_per_node: int
+    socket_interface: str | None = None
+    cores: int | None = None
+    boot_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """A run that can be planned.
+
+    Paths are on the hosts; ``~/`` stands for each host's own HOME. ``output`` None means the run's
+    own folder. ``accelerator`` is DeepSpeed's name of it, as in the wheel's manifest. ``flags`` are
+    the trainer's: the recipe's, with ``--set`` over them. ``grace``: seconds between a graceful
+    stop and SIGKILL.
+    """
+
+    run: str
+    hosts: tuple[RunHost, ...]
+    master_addr: str
+    master_port: int
+    objective: str
+    zero_config: str
+    model: str
+    data: str
+    output: str | None
+    python: str
+    accelerator: str
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    offline: bool = False
+    grace: float = GRACE
+
+
+def new_run_id(now: datetime, token: str, objective: str = "sft") -> str:
+    """A run's id, e.g. ``20261121-083012-sft-3f9c``: sorts by time, and is a fine folder name."""
+    return f"{now:%Y%m%d-%H%M%S}-{objective}-{token}"
+
+
+def zero_config_name(stage: int, offload: str, available: Collection[str]) -> str:
+    """File name of the DeepSpeed configuration for a stage and an offload.
+
+    ``available`` are the names in zero_configs/. Raises ConfigError for what there is no
+    configuration for; nothing else is ever taken in its place.
+    """
+    if stage not in STAGES:
+        raise ConfigError(
+            "zero stage",
+            found=stage,
+            expected="1, 2 or 3",
+            remedy="choose one with --zero; 3 splits the most",
+        )
+    names = {o: f"zero{stage}{ending}.json" for o, ending in OFFLOADS[stage].items()}
+    usable = [o for o, name in names.items() if name in available]
+    if offload not in usable:
+        raise ConfigError(
+            f"offload with ZeRO stage {stage}",
+            found=offload,
+            expected=" or ".join(usable) or "a file in zero_configs/",
+            remedy="offloading parameters needs --zero 3"
+            if offload == "all"
+            else "choose one with --offload",
+        )
+    return names[offload]
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The trainer's flags in a recipe: a flat YAML mapping; lists are several values of one flag.
+
+    Raises ConfigError for a file that can't be read or has another shape.
+    """
+
+    def bad(found: object, expected: str) -> ConfigError:
+        return ConfigError(
+            f"recipe {path}", found=found, expected=expected, remedy="see recipes/sft.yaml"
+        )
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        recipe = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad(error, "a readable YAML file") from None
+    except yaml.YAMLError as error:
+        raise bad(" ".join(str(error).split()), "YAML") from None
+    if recipe is None:
+        return {}
+    if not isinstance(recipe, dict):
+        raise bad(f"a {type(recipe).__name__}", "flag: value, one a line")
+    return {str(key): value for key, value in recipe.items()}
+
+
+def parse_flags(flags: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Trainer flags from a recipe or ``--set``, with underscores; ConfigError for what is none."""
+    parsed = {}
+    for key, value in flags.items():
+        name = str(key).replace("-", "_")
+        if name in OWNED:
+            raise ConfigError(
+                f"{source}: {key}",
+                found=value,
+                expected="no value here: the launcher sets it",
+                remedy=f"use {OWNED[name]}",
+            )
+        if not _FLAG.fullmatch(name):
+            raise ConfigError(
+                f"{source}: {key!r}",
+                found="no flag's name",
+                expected="letters, digits and _",
+                remedy="correct it; the trainer's flags are in trainer/args.py",
+            )
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(each, dict | list) for each in values) or value == []:
+            raise ConfigError(
+                f"{source}: {key}",
+                found=value,
+                expected="one value, or a list of values",
+                remedy="recipes are flat: write JSON in quotes where a flag takes it",
+            )
+        parsed[name] = value
+    return parsed
+
+
+def parse_hosts(hosts: Sequence[RunHost]) -> tuple[RunHost, ...]:
+    """Hosts in rank order; ConfigError if there are none, or one can't take its ranks."""
+    if not hosts:
+        raise ConfigError(
+            "hosts", found="none", expected="one or more", remedy="list them in the hosts file"
+        )
+    names = [host.name for host in hosts]
+    for host in hosts:
+        if names.count(host.name) > 1:
+            raise ConfigError(
+                "hosts",
+                found=f"{host.name} {names.count(host.name)} times",
+                expected="each once: two nodes with one node_rank wait for ever",
+                remedy="remove the repeated line from the hosts file",
+            )
+        if not 1 <= host.nproc_per_node <= host.slots:
+            raise ConfigError(
+                f"{host.name}: nproc_per_node",
+                found=host.nproc_per_node,
+                expected=f"1 to {host.slots}, its slots",
+                remedy="correct --nproc, or slots= in the hosts file",
+            )
+    return tuple(hosts)
+
+
+def _parse_master(addr: str, port: int, hosts: Sequence[RunHost]) -> None:
+    machines = {host.boot_id or host.name for host in hosts}
+    if len(machines) > 1 and _LOOPBACK.match(addr):
+        raise ConfigError(
+            "master_addr",
+            found=addr,
+            expected=f"an address of {hosts[0].name} that every host reaches",
+            remedy="correct --master-addr: on each host this one is the host itself",
+        )
+    if not addr or not 1 <= port <= 65535:
+        raise ConfigError(
+            "master_addr and master_port",
+            found=f"{addr!r}, {port}",
+            expected="an address, and a port from 1 to 65535",
+            remedy="correct --master-addr and --master-port",
+        )
+
+
+def _parse_path(flag: str, value: str | None) -> None:
+    if value is not None and not _ON_HOST.match(value):
+        raise ConfigError(
+            f"--{flag}",
+            found=value or "nothing",
+            expected="a path on the hosts, from / or ~/",
+            remedy="name it in full: a run has a working folder of its own there",
+        )
+
+
+def parse_run_spec(
+    *,
+    run: str,
+    hosts: Sequence[RunHost],
+    master_addr: str,
+    zero: int,
+    offload: str,
+    zero_configs: Collection[str],
+    model: str,
+    data: str,
+    python: str,
+    accelerator: str,
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    output: str | None = None,
+    objective: str = "sft",
+    master_port: int = 29500,
+    offline: bool = False,
+    grace: float = GRACE,
+) -> RunSpec:
+    """A RunSpec from settings, recipe and facts.
+
+    ``zero_configs``: file names in zero_configs/; ``overrides``: ``--set``. Raises ConfigError for
+    the first thing that can't be honoured.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", run):
+        raise ConfigError(
+            "run id", found=repr(run), expected="letters, digits, . _ -", remedy="correct it"
+        )
+    if not accelerator:  # DeepSpeed refuses an empty DS_ACCELERATOR too
+        raise ConfigError(
+            "accelerator", found="none", expected="cuda or cpu", remedy="use a wheel's manifest"
+        )
+    _parse_master(master_addr, master_port, hosts)
+    _parse_path("data", data)
+    _parse_path("output", output)
+    _parse_path("python", python)
+    if not _ON_HOST.match(model) and not _HUB_ID.fullmatch(model):
+        raise ConfigError(
+            "--model",
+            found=model or "nothing",
+            expected="a path on the hosts from / or ~/, or a hub id",
+            remedy="name it in full",
+        )
+    return RunSpec(
+        run=run,
+        hosts=parse_hosts(hosts),
+        master_addr=master_addr,
+        master_port=master_port,
+        objective=objective,
+        zero_config=zero_config_name(zero, offload, zero_configs),
+        model=model,
+        data=data,
+        output=output,
+        python=python,
+        accelerator=accelerator,
+        flags={**parse_flags(recipe, "recipe"), **parse_flags(overrides, "--set")},
+        offline=offline,
+        grace=grace,
+    )

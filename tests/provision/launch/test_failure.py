@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from provision.launch.failure import parse_outcome
+
+
+def ended(state: str, node_rank: int, failure: dict[str, Any] | None = None, **more: Any) -> Any:
+    """One host's exit.json, with two ranks."""
+    ranks = [
+        {"local_rank": i, "rank": 2 * node_rank + i, "state": state, "exit": None} for i in (0, 1)
+    ]
+    return {
+        "run": "r1",
+        "node_rank": node_rank,
+        "state": state,
+        "exit": 0,
+        "started_at": 100.0,
+        "ended_at": 160.0,
+        "ranks": ranks,
+        "first_failure": failure,
+        "jit_compiled": [],
+        "loss": None,
+        **more,
+    }
+
+
+def failed(rank: int, at: float, reason: str, symptom: bool = False) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "local_rank": rank % 2,
+        "at": at,
+        "reason": reason,
+        "lines": ["a line", reason],
+        "symptom": symptom,
+    }
+
+
+CLOSED = "RuntimeError: Connection closed by peer [10.0.0.2]:1"
+
+
+def test_finished() -> None:
+    outcome = parse_outcome(
+        "r1",
+        {
+            "node1": ended("finished", 0, loss=[2.5, 1.5], jit_compiled=["cpu_adam"]),
+            "node2": ended("finished", 1, jit_compiled=["shm", "cpu_adam"]),
+        },
+    )
+    assert (outcome.state, outcome.exit_code, outcome.first_failure) == ("finished", 0, None)
+    assert [(r.host, r.rank) for r in outcome.ranks] == [
+        ("node1", 0),
+        ("node1", 1),
+        ("node2", 2),
+        ("node2", 3),
+    ]
+    assert outcome.loss == (2.5, 1.5)
+    assert outcome.jit_compiled == ("node1:cpu_adam", "node2:shm", "node2:cpu_adam")
+    assert outcome.seconds == 60.0
+
+
+def test_the_earliest_failure_comes_first() -> None:
+    outcome = parse_outcome(
+        "r1",
+        {
+            "node1": ended("failed", 0, failed(0, 130.0, "ValueError: later")),
+            "node2": ended("failed", 1, failed(3, 120.0, "ValueError: boom")),
+        },
+    )
+    assert outcome.exit_code == 5
+    assert str(outcome.first_failure) == "node2: rank 3 (local_rank 1): ValueError: boom"
+
+
+def test_clocks_are_compared_after_correction() -> None:
+    exits = {
+        "node1": ended("failed", 0, failed(0, 130.0, "ValueError: boom")),
+        "node2": ended("failed", 1, failed(3, 120.0, "ValueError: later")),
+    }
+    outcome = parse_outcome("r1", exits, clock_offsets={"node2": -30.0})
+    assert outcome.first_failure is not None
+    assert (outcome.first_failure.rank, outcome.first_failure.at) == (0, 130.0)
+    assert outcome.seconds == 90.0  # node2's 160 was the controller's 190
+
+
+def test_a_symptom_ranks_behind_a_later_cause() -> None:
+    outcome = parse_outcome(
+        "r1",
+        {
+            "node1": ended("failed", 0, failed(0, 119.0, CLOSED, symptom=True)),
+            "node2": ended("failed", 1, failed(3, 120.0, "killed by signal 9 (SIGKILL)")),
+        },
+    )
+    assert outcome.first_failure is not None
+    assert outcome.first_failure.host == "node2"
+
+
+def test_only_symptoms_and_a_lost_host_blame_the_host() -> None:
+    exits = {"node1": ended("failed", 0, failed(0, 119.0, CLOSED, symptom=True))}
+    outcome = parse_outcome("r1", exits, lost={"node2": "the host was restarted during the run"})
+    assert (outcome.state, outcome.exit_code) == ("failed", 5)
+    assert str(outcome.first_failure) == "node2: the host was restarted during the run"
+
+
+def test_a_cause_is_not_hidden_by_a_lost_host() -> None:
+    exits = {"node1": ended("failed", 0, failed(0, 119.0, "ValueError: boom"))}
+    outcome = parse_outcome("r1", exits, lost={"node2": "no answer"})
+    assert outcome.first_failure is not None
+    assert outcome.first_failure.reason == "ValueError: boom"
+
+
+def test_only_symptoms_are_said_to_be_that() -> None:
+    outcome = parse_outcome("r1", {"node1": ended("failed", 0, failed(0, 1.0, CLOSED, True))})
+    assert "(only a consequence; its cause left no trace)" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("states", "lost", "state", "code"),
+    [
+        (("finished", "stopped"), {}, "stopped", 0),
+        (("finished",), {"node9": "gone"}, "lost", 5),
+        (("stopped",), {"node9": "gone"}, "lost", 5),
+        ((), {"node9": "gone"}, "lost", 5),
+    ],
+)
+def test_states(states: tuple[str, ...], lost: dict[str, str], state: str, code: int) -> None:
+    exits = {f"node{i}": ended(s, i) for i, s in enumerate(states)}
+    outcome = parse_outcome("r1", exits, lost=lost)
+    assert (outcome.state, outcome.exit_code) == (state, code)
+
+
+def test_for_a_person() -> None:
+    outcome = parse_outcome(
+        "r1",
+        {
+            "node1": ended("stopped", 0, loss=[2.5, 1.25], jit_compiled=["cpu_adam"]),
+            "node2": ended("failed", 1, failed(3, 120.0, "ValueError: boom")),
+        },
+    )
+    assert (
+        str(outcome)
+        == """\
+run r1: failed after 60 s
+  loss 2.5 → 1.25
+  first failure: node2: rank 3 (local_rank 1): ValueError: boom
+    | a line
+    | ValueError: boom
+  failed: rank 2 (node2), rank 3 (node2)
+  stopped: rank 0 (node1), rank 1 (node1)
+  compiled on hosts during the run: node1:cpu_adam"""
+    )
+
+
+def test_as_json_is_json() -> None:
+    exits = {"node2": ended("failed", 1, failed(3, 120.0, "ValueError: boom"))}
+    shown = json.loads(json.dumps(parse_outcome("r1", exits).as_json()))
+    assert shown["first_failure"]["host"] == "node2"
+    assert shown["ranks"][1] == {
+        "host": "node2",
+        "node_rank": 1,
+        "local_rank": 1,
+        "rank": 3,
+        "state": "failed",
+        "exit": None,
+    }
