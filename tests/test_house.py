@@ -1,0 +1,212 @@
+"""The house rules of ARCHITECTURE.md, as tests: who imports whom, how long, what never appears."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Values and facts of the whole house. They import nothing but one another.
+SHARED = {"errors", "findings", "steps", "script", "compat", "settings", "memory"}
+STAGES = {"build", "hosts", "deploy", "launch", "demo"}
+#: What a stage may read of another: the one way that data goes.
+EDGES = {
+    "build": set(),
+    "hosts": {"build.manifest"},  # parity holds hosts against a wheel
+    "deploy": {"build.manifest", "hosts"},
+    "launch": {"hosts"},
+    "demo": set(),  # it types the user's commands
+}
+#: Third-party packages that one module only may import.
+ONLY_IN = {
+    "fabric": {"provision.remote"},
+    "paramiko": {"provision.remote"},
+    "rich": {"provision.show"},
+    "asyncssh": {"provision.demo.sshd"},
+    "torch": set(),
+    "transformers": set(),
+    "deepspeed": set(),
+}
+#: Run by a deployed environment's Python, which has them; all other onhost files: stdlib only.
+PROVES = {"provision.onhost.prove": {"torch", "deepspeed"}}
+MAX_FILE, MAX_FUNCTION, MAX_TASK = 300, 45, 10
+#: A file that is sent to hosts alone must hold everything it needs.
+MAX_ONHOST = 650
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """Every text file of the project that git knows, or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    files = (ROOT / name for name in listed.stdout.split("\0") if name)
+    return tuple(f for f in files if f.is_file() and b"\0" not in f.read_bytes()[:8192])
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(p for f in folders for p in (ROOT / f).rglob("*.py"))
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module imported, lazily too; ``from provision import x`` counts as provision.x."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            inner = node.module.split(".")[0] in ("provision", "trainer")
+            packages = inner and (ROOT / node.module.replace(".", "/")).is_dir()
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= set(names) if packages else {node.module}
+    return found
+
+
+def body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, docstring excluded."""
+    statements = function.body[1:] if ast.get_docstring(function) else function.body
+    end = function.end_lineno or 0
+    return end - statements[0].lineno + 1 if statements else 0
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def strings(path: Path) -> Iterator[str]:
+    """String constants that are no docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree(path))
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+        if isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+PROVISION = sources("provision")
+ONHOST = [p for p in PROVISION if p.parent.name == "onhost"]
+CONTROLLER = [p for p in PROVISION if p not in ONHOST]
+OURS = [*PROVISION, *sources("trainer")]
+
+
+@pytest.mark.parametrize("path", CONTROLLER, ids=module)
+def test_import_edges(path: Path) -> None:
+    name = module(path).removeprefix("provision").lstrip(".")
+    stage = name.split(".")[0]
+    for imported in imports(path):
+        if not imported.startswith("provision."):
+            continue
+        target = imported.removeprefix("provision.")
+        top = target.split(".")[0]
+        if top in SHARED or (top == stage and stage in STAGES):
+            continue
+        if stage in SHARED:
+            pytest.fail(f"{name} is shared and imports {target}")
+        if top == "show":
+            pytest.fail(f"{name} imports show: only tasks.py shows")
+        if top == "remote":
+            acts = {f.name.split("_")[0] for f in functions(path)} & {"gather", "read", "apply"}
+            assert acts, f"{name} imports remote, but has no gather_, read_ or apply_ function"
+        elif name == "remote":
+            assert target == "hosts.inventory", f"remote imports {target}"
+        else:
+            allowed = EDGES.get(stage, set())
+            assert {top, ".".join(target.split(".")[:2])} & allowed, f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("path", OURS, ids=module)
+def test_packages_that_have_their_place(path: Path) -> None:
+    if path not in PROVISION or path in ONHOST:
+        return
+    for imported in imports(path):
+        places = ONLY_IN.get(imported.split(".")[0])
+        assert places is None or module(path) in places, f"imports {imported}"
+
+
+@pytest.mark.parametrize("path", ONHOST, ids=module)
+def test_onhost_files_stand_alone(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports(path)}
+    extra = tops - sys.stdlib_module_names - PROVES.get(module(path), set())
+    assert not extra
+    ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("path", OURS, ids=module)
+def test_provision_and_trainer_never_meet(path: Path) -> None:
+    other = {"provision": "trainer", "trainer": "provision"}[path.relative_to(ROOT).parts[0]]
+    assert not {name for name in imports(path) if name.split(".")[0] == other}
+
+
+@pytest.mark.parametrize("path", OURS, ids=module)
+def test_names(path: Path) -> None:
+    vague = {"util", "utils", "common", "helper", "helpers", "misc", "core", "base", "manager"}
+    assert path.stem not in vague
+    classes = [n.name for n in ast.walk(tree(path)) if isinstance(n, ast.ClassDef)]
+    assert not [c for c in classes if c.endswith(("Manager", "Handler", "Helper", "Util"))]
+
+
+@pytest.mark.parametrize("path", OURS, ids=module)
+def test_length(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= (MAX_ONHOST if path in ONHOST else MAX_FILE)
+    long = {f.name: body(f) for f in functions(path) if body(f) > MAX_FUNCTION}
+    assert not long
+
+
+def test_tasks_are_thin() -> None:
+    path = ROOT / "tasks.py"
+    tasks = [f for f in functions(path) if f.decorator_list]
+    assert len(tasks) > 3
+    assert not {f.name: body(f) for f in tasks if body(f) > MAX_TASK}
+    assert not [f.name for f in tasks if not ast.get_docstring(f)]
+    assert not {name for name in imports(path) if name.split(".")[0] == "trainer"}
+
+
+@pytest.mark.parametrize("path", [*OURS, *sources("locks"), ROOT / "tasks.py"], ids=module)
+def test_no_shell_and_no_killing_by_name(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.keyword) and node.arg == "shell":
+            assert isinstance(node.value, ast.Constant)
+            assert not node.value.value
+    assert not [s for s in strings(path) if re.search(r"\b(pkill|killall|pgrep)\b", s)]
+
+
+def test_tracked_files_know_no_machine() -> None:
+    registry = "|".join(
+        ["py" + r"pi\.", "python" + "hosted", "download.py" + "torch", "/sim" + "ple/"]
+    )
+    machine = (
+        r"(?<![\w.])/(?:root|work|workspace)/\w|/(?:home|Users)/(?!(?:you|me|user|ubuntu)\b)\w"
+    )
+    for path in tracked():
+        text = path.read_text(errors="replace")
+        for number, line in enumerate(text.splitlines(), 1):
+            where = f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
+            assert not re.search(rf"https?://\S*(?:{registry})", line), f"registry: {where}"
+            assert path == Path(__file__) or not re.search(machine, line), f"machine: {where}"
