@@ -1,7 +1,7 @@
 """ZeroFleet's commands. Each is: settings → read → decide → show or apply → exit code.
 
-Exit codes are in provision/errors.py. Every task takes --json (one object on stdout, all else on
-stderr); tasks that change something take --dry-run (reads happen, the plan is printed).
+Exit codes are in provision/errors.py. Every command takes --json (one object on stdout, all else
+on stderr); those that change something take --dry-run (reads happen, the plan is printed).
 """
 
 import inspect
@@ -15,31 +15,70 @@ from provision.deploy.spec import read_env_spec
 from provision.hosts.facts import gather_facts
 from provision.hosts.inventory import read_inventory
 from provision.hosts.parity import compare
+from provision.hosts.preflight import evaluate
+from provision.hosts.ready import gather_ready
+from provision.launch.apply import apply_launch
+from provision.launch.plan import plan_launch, read_code_files
+from provision.launch.prepare import (
+    clock_offsets,
+    make_run_hosts,
+    make_run_spec,
+    make_wanted,
+    read_new_run_id,
+    read_run_recipe,
+)
 from provision.remote import SshOptions, connected, error_report
+from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
 
 HELP = {
     "hosts": "hosts file (default hosts.txt): one [user@]host[:port] [slots=N] a line",
-    "wheel": "file name of the wheel, where the folder of wheels holds several",
-    "json": "one JSON object on stdout, everything else on stderr",
-    "dry_run": "read everything, print the plan, change nothing",
-    "accept_new": "accept (and record) keys of hosts that known_hosts does not list yet",
     "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
+    "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
+    "wheel": "file name of the wheel, where the folder of wheels holds several",
+    "wheels": "folder of built wheels (default: wheels/ of this checkout)",
+    "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
+    "data": "file or folder of rows on the hosts; several separated by commas",
+    "output": "folder on the hosts for checkpoints and adapter (default: in the run's own folder)",
+    "zero": "ZeRO stage: 1, 2 or 3 (default 2)",
+    "offload": "what is kept in host memory: none (default), optimizer, or all (stage 3)",
+    "recipe": "YAML file of trainer flags (default recipes/sft.yaml)",
+    "set": "a trainer flag over the recipe's, as in --set max_steps=50; may be given several times",
+    "master_addr": "address of the first host as the others reach it (default: its SSH address)",
+    "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
+    "runs": "local folder that results are collected to (default runs/)",
+    "dry_run": "read everything, print the plan, change nothing",
+    "json": "one JSON object on stdout, everything else on stderr",
 }
+FLEET = ("hosts", "ssh_config", "accept_new")
+WHEEL = ("wheel", "wheels")
+RUN = ("model", "data", "output", "master_addr", "master_port")
 
 
-def command(function):
-    """A task whose flags all have their help in HELP."""
-    flags = list(inspect.signature(function).parameters)[1:]
-    return task(function, name=function.__name__.strip("_"), help={f: HELP[f] for f in flags})
+def command(*flags):
+    """A command with these flags and --json; its body gets an Answer and the Settings."""
+
+    def decorate(body):
+        def run(c, **given):
+            json, dry_run = given.pop("json"), given.pop("dry_run", False)
+            with show.answer(json=json, dry_run=dry_run) as out:
+                body(out, read_settings(c.config.zerofleet, **given))
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        defaults = {"set": (), "accept_new": False, "dry_run": False, "json": False}
+        run.__signature__ = inspect.Signature(
+            [inspect.Parameter("c", kind)]
+            + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
+        )
+        run.__doc__, name = body.__doc__, body.__name__.replace("_", "-")
+        helps = {flag: HELP[flag] for flag in (*flags, "json")}
+        lists = [flag for flag in flags if flag == "set"]
+        return task(run, name=name, help=helps, iterable=lists, auto_shortflags=False)
+
+    return decorate
 
 
-def _settings(c, **flags):
-    """Settings of this command."""
-    return read_settings(c.config.zerofleet, **flags)
-
-
-def _fleet(s):
+def fleet_of(s):
     """The hosts of the hosts file, to be connected to."""
     options = SshOptions(
         config=s.ssh_config,
@@ -50,51 +89,81 @@ def _fleet(s):
     return connected(read_inventory(s.hosts), options)
 
 
-def _facts(out, fleet, peers=()):
+def facts_of(out, fleet, peers=()):
     """Facts of every host; the command ends here if one can't be reached."""
     gathered = gather_facts(fleet, peers)
     out.require(error_report(gathered.errors))
     return gathered.facts
 
 
-@command
-def hosts_(c, hosts=None, ssh_config=None, accept_new=None, json=False):
+def ready_of(out, s, fleet, env):
+    """The run's hosts, what it wants of them, and what preflight found there."""
+    addresses = [fleet.address(host) for host in fleet.inventory.labels[:2]]
+    facts = facts_of(out, fleet, addresses)
+    hosts = make_run_hosts(fleet.inventory, facts, env.manifest.accelerator, addresses)
+    wanted = make_wanted(s, hosts, addresses[0], env.manifest.accelerator, env.name)
+    rows = (CHECKOUT / "trainer" / "rows.py").read_text(encoding="utf-8")
+    report = evaluate(wanted, facts, gather_ready(fleet, wanted, rows))
+    return hosts, wanted, report, clock_offsets(facts)
+
+
+@command(*FLEET)
+def hosts(out, s):
     """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use."""
-    with show.answer(json) as out:
-        s = _settings(c, hosts=hosts, ssh_config=ssh_config, accept_new=accept_new)
-        with _fleet(s) as fleet:
-            gathered = gather_facts(fleet)
-        out.add(hosts={host: facts.as_json() for host, facts in gathered.facts.items()})
-        out.table(show.HOST_COLUMNS, show.host_rows(gathered.facts))
-        out.report(error_report(gathered.errors))
+    with fleet_of(s) as fleet:
+        gathered = gather_facts(fleet)
+    out.add(hosts={host: facts.as_json() for host, facts in gathered.facts.items()})
+    out.table(show.HOST_COLUMNS, show.host_rows(gathered.facts))
+    out.report(error_report(gathered.errors))
 
 
-@command
-def parity(c, hosts=None, wheel=None, ssh_config=None, accept_new=None, json=False):
-    """Hold the hosts against the wheel (if one is built) and against each other."""
-    with show.answer(json) as out:
-        s = _settings(c, hosts=hosts, wheel=wheel, ssh_config=ssh_config, accept_new=accept_new)
-        manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
-        with _fleet(s) as fleet:
-            gathered = gather_facts(fleet)
-        out.report(error_report(gathered.errors))
-        out.report(compare(manifest, s.torch, gathered.facts), full=True)
+@command(*FLEET, *WHEEL)
+def parity(out, s):
+    """Hold the hosts against the wheel, if one is built, and against each other."""
+    manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
+    out.say(f"wheel: {manifest or f'none in {s.wheels}: hosts against each other only'}")
+    with fleet_of(s) as fleet:
+        gathered = gather_facts(fleet)
+    out.report(error_report(gathered.errors))
+    out.report(compare(manifest, s.torch, gathered.facts), full=True)
 
 
-@command
-def deploy(c, hosts=None, wheel=None, ssh_config=None, accept_new=None, dry_run=False, json=False):
+@command(*FLEET, *WHEEL, "dry_run")
+def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
-    with show.answer(json) as out:
-        s = _settings(c, hosts=hosts, wheel=wheel, ssh_config=ssh_config, accept_new=accept_new)
-        spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
-        with _fleet(s) as fleet:
-            facts = _facts(out, fleet)
-            out.require(compare(spec.manifest, s.torch, facts))
-            plan = plan_deploy(spec, facts)
-            out.plan(plan, stop=dry_run)
-            fleet.apply(plan, out.say)
-        out.add(hosts=deployed(spec, plan, facts))
+    spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    with fleet_of(s) as fleet:
+        facts = facts_of(out, fleet)
+        out.require(compare(spec.manifest, s.torch, facts))
+        plan = plan_deploy(spec, facts)
+        out.plan(plan)
+        fleet.apply(plan, out.say)
+    out.deployed(deployed(spec, plan, facts))
 
 
-ns = Collection(hosts_, parity, deploy)
+@command(*FLEET, *WHEEL, *RUN)
+def preflight(out, s):
+    """Ask every host whether a run could start now: environment, GPUs, port, paths, data rows."""
+    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    with fleet_of(s) as fleet:
+        _, _, report, _ = ready_of(out, s, fleet, env)
+    out.report(report, full=True)
+
+
+@command(*FLEET, *WHEEL, *RUN, "zero", "offload", "recipe", "set", "runs", "dry_run")
+def train(out, s):
+    """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
+    code = read_code_files(CHECKOUT)
+    recipe = read_run_recipe(s, code)
+    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    with fleet_of(s) as fleet:
+        hosts, wanted, report, clocks = ready_of(out, s, fleet, env)
+        out.require(report)
+        spec = make_run_spec(s, wanted, hosts, read_new_run_id(), recipe, code)
+        launch = plan_launch(spec, code, script_argv)
+        out.plan(launch)
+        out.outcome(apply_launch(fleet, launch, s.runs, out.say, clocks))
+
+
+ns = Collection(hosts, parity, deploy, preflight, train)
 ns.configure({"zerofleet": DEFAULTS})

@@ -119,6 +119,13 @@ class Fleet:
         host = next(host for host in self.inventory if host.label == label)
         return str(self._remote(host).cxn.host)
 
+    def disconnect(self, label: str) -> None:
+        """Drop one host's connection; the next call to it connects anew."""
+        remote = self.connections.pop(label, None)
+        if remote is not None:
+            # Closing waits for a peer that may be gone: not in the caller's time.
+            threading.Thread(target=remote.close, daemon=True).start()
+
     def close(self) -> None:
         """Close every connection."""
         for remote in self.connections.values():
@@ -272,6 +279,7 @@ class _Lines(io.StringIO):
 def _connection(host: Host, options: SshOptions) -> Any:
     # fabric costs ~1 s to import: only commands that connect pay for it.
     import fabric
+
     from paramiko.client import RejectPolicy
 
     # paramiko logs whole tracebacks of refused connections; explain() says it in one line.

@@ -18,6 +18,8 @@ from rich.table import Table
 
 from provision import errors
 from provision.findings import Level, Report, merged
+from provision.launch.apply import RunResult
+from provision.launch.plan import LaunchPlan
 from provision.steps import Plan
 
 _STYLE = {
@@ -36,8 +38,9 @@ class Stop(Exception):
 class Answer:
     """What one command has to say; collects the JSON object while it shows the same as text."""
 
-    def __init__(self, json: bool) -> None:
+    def __init__(self, *, json: bool, dry_run: bool = False) -> None:
         self.json = json
+        self.dry_run = dry_run
         self.exit = errors.OK
         self.values: dict[str, Any] = {}
 
@@ -79,6 +82,8 @@ class Answer:
             self.table(
                 columns, [(escape(a), escape(b), c, escape(d), escape(e)) for a, b, c, d, e in rows]
             )
+        if full and report.ok:
+            self.text(f"ok: {len(report.findings)} findings, none of them fails")
         for hosts, finding in merged(report.failing):
             self.say(f"{finding.level}: {hosts}{finding!s}")
 
@@ -88,19 +93,35 @@ class Answer:
         if not report.ok:
             raise Stop
 
-    def plan(self, plan: Plan, *, stop: bool) -> None:
-        """A plan; with ``stop`` (a dry run) it is shown whole and the command ends here."""
-        if stop:
-            self.values["plan"] = plan.as_json()
+    def plan(self, plan: Plan | LaunchPlan) -> None:
+        """A plan that is about to be applied; a dry run shows it whole and ends here."""
+        steps = plan if isinstance(plan, Plan) else plan.plan
+        if self.dry_run:
+            self.values["plan"] = steps.as_json()
+            if not isinstance(plan, Plan):
+                self.values["launch"] = plan.as_json()
             self.text(str(plan))
             raise Stop
-        self.say(f"{plan.title}: nothing to do" if plan.empty else plan.title)
+        self.say(f"{steps.title}: nothing to do" if steps.empty else steps.title)
+
+    def deployed(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
+        """What a deploy did to each host."""
+        self.add(hosts=dict(hosts))
+        for host, did in hosts.items():
+            what = f"{did['bytes_sent']:,} bytes sent" if did["changed"] else "nothing to do"
+            self.text(f"{host}: {did['env']}: {what}")
+
+    def outcome(self, result: RunResult) -> None:
+        """How a run ended, and where its results are."""
+        self.add(**result.as_json())
+        self.exit = errors.INTERRUPTED if result.interrupted else result.outcome.exit_code
+        self.text(str(result))
 
 
 @contextmanager
-def answer(json: bool) -> Iterator[Answer]:
+def answer(*, json: bool, dry_run: bool = False) -> Iterator[Answer]:
     """Run a command's body; every error becomes its one line, its JSON and its exit code."""
-    found = Answer(json)
+    found = Answer(json=json, dry_run=dry_run)
     try:
         yield found
     except Stop:

@@ -31,8 +31,11 @@ def digest(path: str) -> str:
 def folders(targets: list[str]) -> dict[str, list[str]]:
     """Make the targets' folders; our own below ~/.zerofleet are private."""
     made = [absolute(target) for target in targets]
+    own = absolute(".zerofleet")
     for path in made:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        if path.startswith(own + os.sep):
+            os.makedirs(own, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
     return {"targets": made}
 
 

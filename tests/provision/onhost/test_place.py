@@ -32,8 +32,8 @@ def place(tmp_path):
 
 
 def test_folders_are_made_below_home_and_private(place, tmp_path):
-    answer = place("folders", ".zerofleet/store/ab/x.whl", "/tmp/absolute/stays")
-    assert answer["targets"] == [f"{tmp_path}/.zerofleet/store/ab/x.whl", "/tmp/absolute/stays"]
+    answer = place("folders", ".zerofleet/store/ab/x.whl", f"{tmp_path}/b/stays")
+    assert answer["targets"] == [f"{tmp_path}/.zerofleet/store/ab/x.whl", f"{tmp_path}/b/stays"]
     assert (tmp_path / ".zerofleet/store/ab").is_dir()
     assert (tmp_path / ".zerofleet").stat().st_mode & 0o077 == 0
 

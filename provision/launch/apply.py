@@ -1,0 +1,186 @@
+"""Start a run, follow it to its end, and stop it on every host when one fails or on Ctrl-C.
+
+The run itself lives on the hosts, under a supervisor each; what is here only watches. So a
+controller that dies leaves a run that goes on, and one that is stopped leaves none.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provision.errors import ProvisionError
+from provision.launch.collect import apply_collect
+from provision.launch.failure import RunOutcome, parse_outcome
+from provision.launch.plan import LaunchPlan
+from provision.launch.progress import Turn, Watch, advance, begin_watch, stop_all
+from provision.remote import Fleet, Remote, Say
+from provision.script import script_argv
+
+#: How often a host that fell silent is connected to anew before it counts as lost.
+_RECONNECTS = 2
+
+Events = queue.Queue[tuple[str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A run's outcome and what was brought here of it.
+
+    ``collected`` is the run's local folder, ``adapter`` the output in it. ``optimizer`` is the
+    class that stepped, by the trainer's own word; None if training never began.
+    """
+
+    outcome: RunOutcome
+    interrupted: bool
+    collected: Path
+    adapter: Path
+    optimizer: str | None
+
+    def __str__(self) -> str:
+        return f"{self.outcome}\n  results: {self.collected}"
+
+    def as_json(self) -> dict[str, object]:
+        """The keys that a run adds to ``--json``."""
+        return {
+            **self.outcome.as_json(),
+            "collected": str(self.collected),
+            "adapter": str(self.adapter),
+            "optimizer": self.optimizer,
+        }
+
+
+def apply_launch(
+    fleet: Fleet, launch: LaunchPlan, runs: Path, say: Say, clock_offsets: Mapping[str, float]
+) -> RunResult:
+    """Carry out the plan, watch until every node has ended, and collect below ``runs``.
+
+    Raises the error of a host where the run could not be started, after it was stopped on all
+    others.
+    """
+    try:
+        fleet.apply(launch.plan, say)
+    except BaseException:
+        say("the run could not be started everywhere: stopping it where it was")
+        apply_stop(fleet, launch, tuple(launch.run_dirs))
+        raise
+    watch, interrupted = apply_watch(fleet, launch, say)
+    folder = runs / launch.run
+    adapter = apply_collect(fleet, launch, folder, say)
+    return RunResult(
+        outcome=parse_outcome(
+            launch.run, watch.exits, lost=watch.lost, clock_offsets=clock_offsets
+        ),
+        interrupted=interrupted,
+        collected=folder,
+        adapter=adapter,
+        optimizer=read_optimizer(folder / "hosts" / launch.nodes[0].host / "metrics.jsonl"),
+    )
+
+
+def read_optimizer(metrics: Path) -> str | None:
+    """The optimizer class in the ``begin`` line of a run's metrics; None without one."""
+    if not metrics.is_file():
+        return None
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        metric = json.loads(line)
+        if metric.get("event") == "begin":
+            return str(metric["optimizer"])
+    return None
+
+
+def apply_stop(fleet: Fleet, launch: LaunchPlan, hosts: Sequence[str]) -> None:
+    """Ask the supervisors of these hosts to stop the run; those that can't be reached are left."""
+    fleet.ask("supervise", {host: ["stop", launch.run_dirs[host]] for host in hosts})
+
+
+def apply_watch(fleet: Fleet, launch: LaunchPlan, say: Say) -> tuple[Watch, bool]:
+    """Follow every host until all have ended or are lost. True if Ctrl-C stopped the run."""
+    events: Events = queue.Queue()
+    turn = Turn(watch=begin_watch(tuple(launch.run_dirs), time.monotonic()))
+    follow = _Followers(fleet, launch, events)
+    for host in launch.run_dirs:
+        follow.start(host, turn.watch)
+    interrupted = False
+    while not turn.done:
+        try:
+            turn = _next(turn.watch, events, follow)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            turn = stop_all(turn.watch, "Ctrl-C (again: stop watching; the hosts go on stopping)")
+        for line in turn.lines:
+            say(line)
+        if turn.stop:
+            apply_stop(fleet, launch, turn.stop)
+    return turn.watch, interrupted
+
+
+def _next(watch: Watch, events: Events, follow: _Followers) -> Turn:
+    """What follows from the next event, or from silence."""
+    try:
+        host, event = events.get(timeout=1)
+    except queue.Empty:
+        for host in watch.silent(time.monotonic()):
+            follow.restart(host, watch)
+        return Turn(watch=watch)
+    if "broken" in event:
+        follow.restart(host, watch, event["broken"])
+        return Turn(watch=watch)
+    return advance(watch, host, event, time.monotonic())
+
+
+class _Followers:
+    """One thread a host that runs follow.py there and queues its events."""
+
+    def __init__(self, fleet: Fleet, launch: LaunchPlan, events: Events) -> None:
+        self._fleet, self._launch, self._events = fleet, launch, events
+        self._tries: dict[str, int] = dict.fromkeys(launch.run_dirs, 0)
+
+    def start(self, host: str, watch: Watch) -> None:
+        """Follow a host from where it was read to."""
+        offsets = json.dumps(dict(watch.hosts[host].offsets))
+        args = [self._launch.run_dirs[host], "--from-offsets", offsets]
+        number = self._tries[host]
+
+        def put(event: dict[str, Any]) -> None:
+            # What an abandoned connection still delivers was, or will be, read by the next one.
+            if self._tries[host] == number:
+                self._events.put((host, event))
+
+        def call(remote: Remote) -> None:
+            code, _, err = remote.run(script_argv("follow", args), lambda line: _event(line, put))
+            if code not in (0, 1):
+                put({"broken": err.strip().splitlines()[-1] if err.strip() else f"exit {code}"})
+
+        def run() -> None:
+            answer = self._fleet.fan_out(call, (host,))[host]
+            if isinstance(answer, ProvisionError):
+                put({"broken": str(answer)})
+
+        threading.Thread(target=run, name=f"follow {host}", daemon=True).start()
+
+    def restart(self, host: str, watch: Watch, reason: str = "silent") -> None:
+        """Connect anew and go on reading; after a few tries in vain the host is lost."""
+        self._tries[host] += 1
+        self._fleet.disconnect(host)
+        if self._tries[host] > _RECONNECTS:
+            self._events.put((host, {"lost": f"no connection any more ({reason})"}))
+        else:
+            self.start(host, watch)
+
+
+def _event(line: str, put: Any) -> None:
+    """An event of follow.py; what a login shell prints around it is not one."""
+    if line.startswith("{"):
+        try:
+            put(json.loads(line))
+        except ValueError:
+            return

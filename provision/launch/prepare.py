@@ -1,0 +1,147 @@
+"""Settings and facts → what preflight asks, and the run that is planned."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from provision.errors import ConfigError
+from provision.hosts.facts import HostFacts
+from provision.hosts.inventory import Inventory
+from provision.hosts.ready import Wanted
+from provision.launch.plan import RUNS, CodeFile
+from provision.launch.spec import (
+    RunHost,
+    RunSpec,
+    new_run_id,
+    parse_flags,
+    parse_run_spec,
+    read_recipe,
+    zero_config_name,
+)
+from provision.settings import Settings
+
+
+def zero_configs(code: Collection[CodeFile]) -> tuple[str, ...]:
+    """Names of the DeepSpeed configurations among the files that travel."""
+    paths = (Path(file.target) for file in code)
+    return tuple(path.name for path in paths if path.parent.name == "zero_configs")
+
+
+def read_new_run_id() -> str:
+    """An id for a run that starts now."""
+    return new_run_id(datetime.now().astimezone(), secrets.token_hex(2))
+
+
+def read_run_recipe(settings: Settings, code: Collection[CodeFile]) -> dict[str, Any]:
+    """The recipe's flags, after all that can be refused before a host is asked was looked at.
+
+    Raises ConfigError for the first setting that is missing or can't be honoured.
+    """
+    zero_config_name(settings.zero, settings.offload, zero_configs(code))
+    for flag, value, what in (
+        ("--model", settings.model, "a model folder on the hosts, or a hub name"),
+        ("--data", settings.data, "a file or folder of rows on the hosts"),
+    ):
+        if not value:
+            raise ConfigError(
+                flag,
+                found="nothing",
+                expected=what,
+                remedy=f"give {flag}, or set it in invoke.yaml",
+            )
+    parse_flags(settings.set, "--set")
+    return parse_flags(read_recipe(settings.recipe), f"recipe {settings.recipe}")
+
+
+def clock_offsets(facts: Mapping[str, HostFacts]) -> dict[str, float]:
+    """Seconds each host's clock is ahead of this one, from its probe: good to the probe's own time.
+
+    Whole seconds only: what is less is the time that the answer was on its way.
+    """
+    now = time.time()
+    clocks = {host: fact["clock"].value for host, fact in facts.items()}
+    return {host: float(round(clock - now)) for host, clock in clocks.items() if clock is not None}
+
+
+def make_run_hosts(
+    inventory: Inventory,
+    facts: Mapping[str, HostFacts],
+    accelerator: str,
+    addresses: Sequence[str],
+) -> tuple[RunHost, ...]:
+    """The run's hosts in node_rank order.
+
+    Slots are the hosts file's; else the host's GPUs, or 1 on the CPU. The interface of node 0 is
+    the one towards node 1, that of every other node the one towards node 0: ``addresses`` are
+    node 0's and, if there is one, node 1's.
+    """
+    hosts = []
+    for node_rank, host in enumerate(inventory):
+        fact = facts[host.label]
+        slots = host.slots or (len(fact.gpus) if accelerator != "cpu" else 1) or 1
+        peer = addresses[min(1, len(addresses) - 1)] if node_rank == 0 else addresses[0]
+        hosts.append(
+            RunHost(
+                name=host.label,
+                slots=slots,
+                home=fact.home,
+                nproc_per_node=slots,
+                socket_interface=fact.route(peer).get("interface"),
+                cores=fact["cpu.cores"].value,
+                boot_id=fact["boot_id"].value,
+            )
+        )
+    return tuple(hosts)
+
+
+def make_wanted(
+    settings: Settings,
+    hosts: Sequence[RunHost],
+    node0: str,
+    accelerator: str,
+    lock: str,
+) -> Wanted:
+    """What preflight asks the hosts for. ``node0``: the first host's SSH address."""
+    return Wanted(
+        slots={host.name: host.nproc_per_node for host in hosts},
+        master_addr=settings.master_addr or node0,
+        master_port=settings.master_port,
+        accelerator=accelerator,
+        lock=lock,
+        model=settings.model or "",
+        data=settings.data or "",
+        output=settings.output or f"~/{RUNS}",
+    )
+
+
+def make_run_spec(
+    settings: Settings,
+    wanted: Wanted,
+    hosts: Sequence[RunHost],
+    run: str,
+    recipe: Mapping[str, Any],
+    code: Collection[CodeFile],
+) -> RunSpec:
+    """The run; ConfigError for what can't be honoured."""
+    return parse_run_spec(
+        run=run,
+        hosts=hosts,
+        master_addr=wanted.master_addr,
+        master_port=wanted.master_port,
+        zero=settings.zero,
+        offload=settings.offload,
+        zero_configs=zero_configs(code),
+        model=wanted.model,
+        data=wanted.data,
+        output=settings.output,
+        # The environment itself rather than ``current``: a later deploy can't change a run.
+        python=f"~/.zerofleet/envs/{wanted.lock}/bin/python",
+        accelerator=wanted.accelerator,
+        recipe=recipe,
+        overrides=settings.set,
+    )
