@@ -1,0 +1,173 @@
+"""Do what a BuildPlan says."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from packaging.utils import parse_wheel_filename
+
+from provision.build import progress
+from provision.build.audit import Audit, apply_audit
+from provision.build.cache import apply_copy, apply_lock
+from provision.build.commands import site_packages
+from provision.build.environment import Environment, read_environment
+from provision.build.manifest import WheelManifest, apply_manifest, sha256_of
+from provision.build.plan import BuildPlan
+from provision.build.process import apply_command
+from provision.build.provide import apply_environment, apply_source, error_since
+from provision.build.state import read_wheels_of, wheel_key
+from provision.errors import BuildError
+
+
+def apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
+    """Build, audit and publish the wheel, unless the very same one is there already.
+
+    Args:
+        plan: of plan_build.
+        say: gets progress lines.
+
+    Returns:
+        The wheel's manifest; ``cached`` when nothing was compiled.
+
+    Raises:
+        BuildError: with the compiler's or the audit's own words, and the path of the full log.
+    """
+    layout = plan.state.layout
+    with apply_lock(layout, say), _log(plan.log) as log:
+        environment = read_environment(plan.environment_path)
+        environment = environment or apply_environment(plan, log, say)
+        key = wheel_key(plan.spec, plan.source, plan.toolchain, environment, plan.state.lock_sha256)
+        published, kept = read_wheels_of(key, plan.spec, layout)
+        if published is not None:
+            say(f"nothing to do: {plan.spec.out / published.wheel} is that wheel already")
+            return _cached(published)
+        if kept is None:
+            kept = _build(plan, environment, layout.wheels / key, log, say)
+            apply_copy(kept, source=layout.wheels / key, target=plan.spec.out)
+            say(f"wrote {plan.spec.out / kept.wheel}")
+            return kept
+        apply_copy(kept, source=layout.wheels / key, target=plan.spec.out)
+        say(f"nothing to compile: {plan.spec.out / kept.wheel} is from the build cache")
+        return _cached(kept)
+
+
+def _cached(wheel: WheelManifest) -> WheelManifest:
+    return WheelManifest(**{**vars(wheel), "cached": True})
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[IO[str]]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as log:
+        yield log
+
+
+def _build(
+    plan: BuildPlan,
+    environment: Environment,
+    folder: Path,
+    log: IO[str],
+    say: Callable[[str], None],
+) -> WheelManifest:
+    """Compile and audit in ``work``; keep the finished wheel in ``folder`` of the cache."""
+    work = plan.state.layout.work
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    apply_source(plan, log, say)
+    wheel = _compiled(plan, log, say)
+    audit = apply_audit(
+        wheel,
+        spec=plan.spec,
+        python=plan.python,
+        torch_packages=site_packages(environment.path, plan.python),
+        objdump=plan.toolchain.objdump,
+        work=work,
+        log=log,
+        say=say,
+    )
+    manifest = _manifest(plan, environment, wheel, audit)
+    _keep(wheel, manifest, folder)
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _compiled(plan: BuildPlan, log: IO[str], say: Callable[[str], None]) -> Path:
+    plan.wrapper_path.parent.mkdir()
+    plan.wrapper_path.write_text(plan.wrapper, encoding="utf-8")
+    plan.wrapper_path.chmod(0o755)
+    ops = ", ".join(plan.spec.op_names)
+    say(f"compiling {ops} ({plan.jobs} at a time); the full log is {plan.log}")
+    state = progress.Progress()
+
+    def heard(line: str) -> None:
+        nonlocal state
+        before, state = state, progress.advance(state, line)
+        if state != before:
+            say(str(state))
+
+    log.write("\n== compile\n")
+    log.flush()
+    start = log.tell()
+    status = apply_command(
+        plan.compile,
+        log=log,
+        on_line=heard,
+        on_idle=lambda seconds: say(f"{state or 'compiling'}: {seconds:.0f} s"),
+    )
+    wheels = sorted(plan.dist.glob("*.whl"))
+    if status != 0 or len(wheels) != 1:
+        raise BuildError(
+            f"compile deepspeed {plan.version}",
+            found=error_since(plan.log, start) or f"exit status {status}, {len(wheels)} wheels",
+            expected="a wheel",
+            remedy=f"the full log is {plan.log}",
+        )
+    return wheels[0]
+
+
+def _manifest(
+    plan: BuildPlan, environment: Environment, wheel: Path, audit: Audit
+) -> WheelManifest:
+    spec = plan.spec
+    _name, version, _build_tag, tags = parse_wheel_filename(wheel.name)
+    (tag,) = tags  # the audit has seen that it is one
+    return WheelManifest(
+        wheel=wheel.name,
+        sha256=sha256_of(wheel),
+        size=wheel.stat().st_size,
+        deepspeed=str(version),
+        accelerator=spec.accelerator,
+        ops_asked=spec.ops_asked,
+        ops=audit.ops,
+        torch=environment.torch,
+        torch_dist=environment.torch_dist,
+        torch_cuda=environment.torch_cuda,
+        python_tag=tag.interpreter,
+        platform=tag.platform,
+        arch_list=(),
+        cpu=spec.cpu.name,
+        isa_checked=audit.isa_checked,
+        glibc=audit.glibc,
+        glibcxx=audit.glibcxx,
+        compiler=plan.toolchain.compiler_name,
+        source=plan.source.origin,
+        built_at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        requires=environment.requires,
+    )
+
+
+def _keep(wheel: Path, manifest: WheelManifest, folder: Path) -> None:
+    # Made beside its place and moved there as a whole: a key's folder is complete or absent.
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    wheel.replace(staging / wheel.name)
+    apply_manifest(manifest, staging)
+    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+    staging.rename(folder)

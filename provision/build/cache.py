@@ -1,0 +1,124 @@
+"""Where builds keep what they may need again, and the lock that keeps two builds apart."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.build import manifest
+from provision.build.manifest import WheelManifest
+from provision.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The cache folder's rooms.
+
+    ``work`` is one fixed path on purpose: a source path that changes from build to build costs
+    ccache every hit, and the build its reproducibility.
+    """
+
+    root: Path
+
+    @property
+    def environments(self) -> Path:
+        """One virtual environment per key."""
+        return self.root / "environments"
+
+    @property
+    def sources(self) -> Path:
+        """One folder per source archive, named by its sha256."""
+        return self.root / "sources"
+
+    @property
+    def work(self) -> Path:
+        """The build at hand; emptied before each."""
+        return self.root / "work"
+
+    @property
+    def wheels(self) -> Path:
+        """One folder per wheel key: finished wheels, each with its manifest."""
+        return self.root / "wheels"
+
+    @property
+    def logs(self) -> Path:
+        """One log per wheel, named by its version."""
+        return self.root / "logs"
+
+    @property
+    def lock(self) -> Path:
+        """Held while anything in here is made."""
+        return self.root / "lock"
+
+
+def cache_dir(environ: Mapping[str, str]) -> Path:
+    """The build cache: ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``zerofleet/build``.
+
+    Source: https://specifications.freedesktop.org/basedir-spec/latest/ (a relative
+    XDG_CACHE_HOME is to be ignored).
+    """
+    base = Path(environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():
+        if not environ.get("HOME"):
+            raise ConfigError(
+                "build cache",
+                found="neither XDG_CACHE_HOME nor HOME set",
+                expected="a folder to keep builds in",
+                remedy="set XDG_CACHE_HOME to an absolute path",
+            )
+        base = Path(environ["HOME"]) / ".cache"
+    return base / "zerofleet" / "build"
+
+
+def key_of(facts: Mapping[str, object]) -> str:
+    """A name for whatever these facts decide: the sha256 of their JSON, keys sorted."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def apply_lock(layout: Layout, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the cache's lock; says so when another build has it, and waits.
+
+    The kernel lets go of it when its holder ends, however that happens.
+    """
+    layout.root.mkdir(parents=True, exist_ok=True)
+    with layout.lock.open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "?"
+            say(f"another build (pid {holder}) is at work in {layout.root}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def read_kept_wheel(folder: Path) -> WheelManifest | None:
+    """The one wheel of a folder, or None when there is none or it is not whole."""
+    try:
+        return manifest.read_wheel(folder)
+    except ConfigError:
+        # A kept copy that is missing or damaged is simply built again.
+        return None
+
+
+def apply_copy(wheel: WheelManifest, *, source: Path, target: Path) -> None:
+    """Copy a wheel and its manifest into ``target``; each whole or not at all."""
+    target.mkdir(parents=True, exist_ok=True)
+    temporary = target / f".{wheel.wheel}.{os.getpid()}"
+    try:
+        shutil.copyfile(source / wheel.wheel, temporary)
+        temporary.replace(target / wheel.wheel)
+    finally:
+        temporary.unlink(missing_ok=True)
+    manifest.apply_manifest(wheel, target)

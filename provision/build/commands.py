@@ -1,0 +1,150 @@
+"""The exact commands of a build, and the environment each gets: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from provision.build.process import Command
+from provision.build.spec import BuildSpec
+from provision.build.state import EPOCH, PREFIX_MAP, STRIP
+from provision.build.toolchain import Python
+
+# What a compilation takes over from the user's environment. Not CFLAGS, CPATH and their like:
+# they would change the wheel without a trace in its key.
+_COMPILE_INHERITS = ("HOME", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
+_COMPILE_INHERITS_PREFIXES = ("CCACHE_", "SCCACHE_")
+
+# What pip does not get from it: each would put files elsewhere, or bring others in.
+_PIP_WITHOUT = frozenset(
+    [
+        "PIP_DRY_RUN",
+        "PIP_NO_DEPS",
+        "PIP_PREFIX",
+        "PIP_PYTHON",
+        "PIP_QUIET",
+        "PIP_REPORT",
+        "PIP_ROOT",
+        "PIP_TARGET",
+        "PIP_USER",
+        "PYTHONHOME",
+        "PYTHONPATH",
+        "VIRTUAL_ENV",
+        "__PYVENV_LAUNCHER__",
+    ]
+)
+
+
+def python_of(environment: Path) -> str:
+    """The interpreter of a virtual environment."""
+    return str(environment / "bin" / "python")
+
+
+def site_packages(environment: Path, python: Python) -> Path:
+    """The site-packages folder of a virtual environment."""
+    name = f"python{python.version.major}.{python.version.minor}"
+    return environment / "lib" / name / "site-packages"
+
+
+def environment_commands(
+    spec: BuildSpec, python: Python, path: Path, lock: Path, pip: Mapping[str, str]
+) -> tuple[Command, ...]:
+    """Commands that make the build environment at ``path``: create, locked tools, torch.
+
+    What pip took is written to ``locked.json`` and ``torch.json`` in it; the last one reads
+    ``constraints.txt``, so that torch can't change what is locked.
+    """
+    install = (python_of(path), "-m", "pip", "install", "--no-input")
+    return (
+        Command(argv=(python.executable, "-m", "venv", str(path)), environ=pip),
+        Command(
+            argv=(
+                *install,
+                *("--require-hashes", "--only-binary", ":all:"),
+                *("--report", str(path / "locked.json"), "-r", str(lock)),
+            ),
+            environ=pip,
+        ),
+        Command(
+            argv=(
+                *install,
+                *("--progress-bar", "raw", "--report", str(path / "torch.json")),
+                *("-c", str(path / "constraints.txt"), f"torch=={spec.torch}"),
+            ),
+            environ=pip,
+        ),
+    )
+
+
+def fetch_command(environment: Path, work: Path, pip: Mapping[str, str]) -> Command:
+    """Bring the release that ``work/source.txt`` names, hash included, to ``work/download``."""
+    # Without isolation: pip runs setup.py for the metadata even with --no-deps, and would bring
+    # an unlocked setuptools for that.
+    return Command(
+        argv=(
+            *(python_of(environment), "-m", "pip", "download", "--no-input", "--require-hashes"),
+            *("--no-deps", "--no-binary", "deepspeed", "--no-build-isolation"),
+            *("--progress-bar", "raw", "--dest", str(work / "download")),
+            *("-r", str(work / "source.txt")),
+        ),
+        environ=pip,
+    )
+
+
+def pip_environ(environ: Mapping[str, str], accelerator: str) -> Mapping[str, str]:
+    """The user's variables for pip (index, proxies, certificates), less what leads it astray."""
+    kept = {name: value for name, value in environ.items() if name not in _PIP_WITHOUT}
+    return {
+        **kept,
+        "DS_ACCELERATOR": accelerator,
+        "LC_ALL": "C.UTF-8",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def compile_environ(
+    spec: BuildSpec,
+    environ: Mapping[str, str],
+    python: Python,
+    environment: Path,
+    work: Path,
+    string: str,
+    jobs: int,
+) -> Mapping[str, str]:
+    """The compilation's variables; the same on every machine but for paths and ``jobs``.
+
+    Source of the names: setup.py and op_builder/builder.py of DeepSpeed;
+    torch/utils/cpp_extension.py (CXX, MAX_JOBS); https://reproducible-builds.org/specs/ .
+    """
+    inherited = {
+        name: value
+        for name, value in environ.items()
+        if name in _COMPILE_INHERITS or name.startswith(_COMPILE_INHERITS_PREFIXES)
+    }
+    prefixes = {
+        work / "source": "/deepspeed",
+        site_packages(environment, python): "/site-packages",
+    }
+    return {
+        **inherited,
+        "PATH": f"{environment / 'bin'}:{environ.get('PATH', '/usr/bin:/bin')}",
+        "VIRTUAL_ENV": str(environment),
+        "LC_ALL": "C.UTF-8",  # failure.py reads English
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": "0",
+        "SOURCE_DATE_EPOCH": str(EPOCH),
+        "CXX": str(work / "bin" / "g++"),
+        "CFLAGS": " ".join(f"{PREFIX_MAP}={path}={name}" for path, name in prefixes.items()),
+        "LDFLAGS": " ".join((STRIP, *(flag for op in spec.ops for flag in op.ldflags))),
+        "CCACHE_COMPILERCHECK": "content",  # its compiler is our wrapper
+        "MAX_JOBS": str(jobs),
+        # Without ninja a build is serial and MAX_JOBS is ignored; setup.py's own -j races.
+        "DS_ENABLE_NINJA": "1",
+        "DS_ACCELERATOR": spec.accelerator,
+        "DS_BUILD_STRING": string,
+        "DS_BUILD_OPS": "0",
+        **{op.flag: "1" for op in spec.ops},
+    }

@@ -1,0 +1,253 @@
+"""The manifest of a wheel: what it is, in a JSON file beside it (``<wheel>.json``).
+
+A wheel's file name hides what decides whether it runs on a host: the CPU level, glibc, the torch
+it was compiled against. Whoever deploys reads it here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from provision.errors import ConfigError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """One installed distribution, named to the byte by the hash of its file."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOf:
+    """The source a wheel was made from: a file or folder name and its hash."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WheelManifest:
+    """What a wheel is.
+
+    Attributes:
+        wheel: the wheel's file name.
+        sha256: of the wheel file.
+        size: of the wheel file, in bytes.
+        deepspeed: the full version, local part included.
+        accelerator: what DeepSpeed was built for.
+        ops_asked: names of the ops asked for, sorted.
+        ops: names of the ops that are in it and were seen to load, sorted.
+        torch: ``torch.__version__`` at build time, such as "2.13.0+cpu".
+        torch_dist: the version of the torch distribution that pip installed.
+        torch_cuda: ``torch.version.cuda`` at build time, None for a torch without.
+        python_tag: the interpreter it is for, such as "cp311".
+        platform: the wheel's platform tag.
+        arch_list: compute capabilities of its device code, such as "9.0"; empty for cpu.
+        cpu: the CPU level its code needs.
+        isa_checked: whether its instructions were seen to stay within that level.
+        glibc: the oldest glibc it loads on.
+        glibcxx: the oldest GLIBCXX symbol version it loads on.
+        compiler: the compiler and its version.
+        source: what it was made from.
+        built_at: UTC, ISO 8601.
+        requires: torch and everything torch pulled in, as installed for the build.
+        cached: it was there already and nothing was built; not part of the file.
+    """
+
+    wheel: str
+    sha256: str
+    size: int
+    deepspeed: str
+    accelerator: str
+    ops_asked: tuple[str, ...]
+    ops: tuple[str, ...]
+    torch: str
+    torch_dist: str
+    torch_cuda: str | None
+    python_tag: str
+    platform: str
+    arch_list: tuple[str, ...]
+    cpu: str
+    isa_checked: bool
+    glibc: str
+    glibcxx: str
+    compiler: str
+    source: SourceOf
+    built_at: str
+    requires: tuple[Distribution, ...]
+    cached: bool = field(default=False, compare=False)
+
+    def as_json(self) -> dict[str, object]:
+        """The file's content: a stable contract of this ``schema``."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cached"}
+        values["ops_asked"] = list(self.ops_asked)
+        values["ops"] = list(self.ops)
+        values["arch_list"] = list(self.arch_list)
+        values["source"] = dict(vars(self.source))
+        values["requires"] = [dict(vars(one)) for one in self.requires]
+        return {"schema": SCHEMA, **values}
+
+    def __str__(self) -> str:
+        return f"{self.wheel} ({self.size:,} bytes, ops {', '.join(self.ops)})"
+
+
+def sidecar(wheel: Path) -> Path:
+    """The path of a wheel's manifest."""
+    return wheel.with_name(wheel.name + ".json")
+
+
+def parse_manifest(text: str, *, name: str = "manifest") -> WheelManifest:
+    """A manifest's JSON text → WheelManifest; ``name`` is how errors call it.
+
+    Raises:
+        ConfigError: not JSON, another schema, or a key that is missing, extra or of another type.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise _broken(name, f"no JSON ({error})") from None
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise _broken(name, f"schema {found}")
+    expected = {f.name for f in fields(WheelManifest)} - {"cached"} | {"schema"}
+    if odd := expected ^ values.keys():
+        raise _broken(name, f"missing or unknown keys {', '.join(sorted(odd))}")
+    del values["schema"]
+    try:
+        return _from_values(values)
+    except (TypeError, ValueError) as error:
+        raise _broken(name, str(error)) from None
+
+
+def _from_values(values: Mapping[str, Any]) -> WheelManifest:
+    texts = set(values) - {"size", "isa_checked", "torch_cuda", "source", "requires"}
+    lists = {"ops_asked", "ops", "arch_list"}
+    wrong = [key for key in sorted(texts - lists) if not isinstance(values[key], str)]
+    wrong += [key for key in sorted(lists) if not _is_texts(values[key])]
+    wrong += [] if type(values["size"]) is int else ["size"]
+    wrong += [] if type(values["isa_checked"]) is bool else ["isa_checked"]
+    wrong += [] if isinstance(values["torch_cuda"], str | None) else ["torch_cuda"]
+    if wrong:
+        raise ValueError(f"values of another type: {', '.join(wrong)}")
+    tuples = {key: tuple(values[key]) for key in lists}
+    return WheelManifest(
+        **{
+            **values,
+            **tuples,
+            "source": SourceOf(**values["source"]),
+            "requires": tuple(Distribution(**one) for one in values["requires"]),
+        }
+    )
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _broken(name: str, found: str) -> ConfigError:
+    return ConfigError(
+        name,
+        found=found,
+        expected=f"a wheel manifest of schema {SCHEMA}",
+        remedy="build the wheel again (build-deepspeed writes both files)",
+    )
+
+
+def read_manifest(wheel: Path) -> WheelManifest:
+    """The manifest of this wheel file, after the file was seen to be the one it speaks of.
+
+    Raises:
+        ConfigError: wheel or manifest is missing or broken, or they don't belong together.
+    """
+    if not wheel.is_file():
+        raise ConfigError(
+            str(wheel), found="no such file", expected="a wheel", remedy="build it, or name another"
+        )
+    beside = sidecar(wheel)
+    if not beside.is_file():
+        raise ConfigError(
+            str(wheel),
+            found="no manifest beside it",
+            expected=beside.name,
+            remedy="copy both files, or build the wheel again",
+        )
+    manifest = parse_manifest(beside.read_text(encoding="utf-8"), name=str(beside))
+    _require_same(manifest, wheel)
+    return manifest
+
+
+def _require_same(manifest: WheelManifest, wheel: Path) -> None:
+    try:
+        parse_wheel_filename(wheel.name)
+    except InvalidWheelFilename as error:
+        raise ConfigError(
+            str(wheel), found=str(error), expected="a wheel's file name", remedy="rename it back"
+        ) from None
+    facts = (
+        ("name", wheel.name, manifest.wheel),
+        ("size", wheel.stat().st_size, manifest.size),
+        ("sha256", sha256_of(wheel), manifest.sha256),
+    )
+    for what, found, expected in facts:
+        if found != expected:
+            raise ConfigError(
+                f"{wheel}: {what}",
+                found=found,
+                expected=f"{expected} (its manifest)",
+                remedy="copy both files again, or build the wheel again",
+            )
+
+
+def read_wheels(folder: Path) -> tuple[WheelManifest, ...]:
+    """The manifests of all wheels in a folder, by file name; each is checked as in read_manifest.
+
+    A folder that does not exist holds no wheels.
+    """
+    return tuple(read_manifest(wheel) for wheel in sorted(folder.glob("*.whl")))
+
+
+def read_wheel(folder: Path, name: str | None = None) -> WheelManifest:
+    """The manifest of the folder's one wheel, or of the one that is named.
+
+    Raises:
+        ConfigError: none, or several and no name, or as in read_manifest.
+    """
+    if name is not None:
+        return read_manifest(folder / name)
+    names = sorted(path.name for path in folder.glob("*.whl"))
+    if len(names) != 1:
+        raise ConfigError(
+            f"{folder}/",
+            found=f"{len(names)} wheels: {', '.join(names)}" if names else "no wheel",
+            expected="one wheel",
+            remedy="say which with --wheel" if names else "run build-deepspeed first",
+        )
+    return read_manifest(folder / names[0])
+
+
+def apply_manifest(manifest: WheelManifest, folder: Path) -> Path:
+    """Write a manifest beside its wheel in ``folder``; whole or not at all. Returns its path."""
+    path = sidecar(folder / manifest.wheel)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(manifest.as_json(), indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,115 @@
+"""Run a local command: its output line by line while it runs, into a log, and no orphans."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import os
+import re
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+#: Seconds without news after which ``on_idle`` is called.
+IDLE_S = 20.0
+#: Seconds that processes get to end by themselves after SIGTERM.
+GRACE_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command as it will be run: nothing of the caller's environment is added to it."""
+
+    argv: tuple[str, ...]
+    environ: Mapping[str, str] = field(repr=False)
+    cwd: Path | None = None
+
+
+def apply_command(
+    command: Command,
+    *,
+    log: IO[str],
+    on_line: Callable[[str], None] = lambda _line: None,
+    on_idle: Callable[[float], None] = lambda _seconds: None,
+) -> int:
+    """Run a command to its end and return its exit status (negative: the signal that ended it).
+
+    Stdout and stderr go to ``log`` and, line by line, to ``on_line``; ``on_idle`` gets the
+    seconds since the start whenever IDLE_S passed without a line. Whatever ends this call early
+    (Ctrl-C, an error in a callback) ends the command and everything it started.
+    """
+    with subprocess.Popen(
+        command.argv,
+        env=dict(command.environ),
+        cwd=command.cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # A session of its own: Ctrl-C reaches us alone, and we end the session as a whole.
+        start_new_session=True,
+    ) as process:
+        try:
+            for line in _lines(process, on_idle):
+                log.write(line + "\n")
+                on_line(line)
+            log.flush()
+            return process.wait()
+        except BaseException:
+            _end_session(process)
+            raise
+
+
+def _lines(process: subprocess.Popen[bytes], on_idle: Callable[[float], None]) -> Iterator[str]:
+    assert process.stdout is not None
+    started = time.monotonic()
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    rest = ""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if not selector.select(IDLE_S):
+                on_idle(time.monotonic() - started)
+                continue
+            chunk = os.read(process.stdout.fileno(), 65536)
+            # Progress bars end their lines with a carriage return.
+            *lines, rest = re.split(r"\r\n|[\r\n]", rest + decode(chunk, final=not chunk))
+            yield from lines
+            if not chunk:
+                break
+    if rest:
+        yield rest
+
+
+def _end_session(process: subprocess.Popen[bytes]) -> None:
+    """End every process of the command's session: ninja gives each compiler a process group of
+    its own, so ending the command's group is not enough.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + GRACE_S
+        for pid in _session_members(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        while time.monotonic() < deadline:
+            process.poll()  # reaps it, so that it stops counting as a member
+            if not _session_members(process.pid):
+                return
+            time.sleep(0.05)
+
+
+def _session_members(session: int) -> tuple[int, ...]:
+    members = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            # pid (name) state ppid pgrp session …; the name may hold spaces and brackets
+            # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+            state, _ppid, _pgrp, sid = (
+                entry.read_text(errors="replace").rpartition(")")[2].split()[:4]
+            )
+            if int(sid) == session and state != "Z":
+                members.append(int(entry.parent.name))
+    return tuple(members)

@@ -1,0 +1,181 @@
+"""What is wanted of a wheel: parsed once from flags, then never doubted again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from packaging.version import InvalidVersion, Version
+
+from provision.build import isa, ops
+from provision.errors import ConfigError
+
+#: DeepSpeed releases this version builds: release → sha256 of its source archive. The archive
+#: comes through pip, from wherever the user's pip configuration says; the hash says what it is.
+RELEASES: Mapping[str, str] = MappingProxyType(
+    {"0.19.8": "9e491abd0827ea5c389dd702e15e11e13d83d904bac4a20d6c2a4cb37207a9af"}
+)
+DEFAULT_RELEASE = "0.19.8"
+DEFAULT_TORCH = "2.13.0"
+DEFAULT_OUT = "wheels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSpec:
+    """One wheel, as wanted.
+
+    Attributes:
+        accelerator: what DeepSpeed is built for (``DS_ACCELERATOR``).
+        ops_asked: names of the ops as asked for, sorted.
+        ops: those and the ones they need, sorted by name: exactly what the wheel must hold.
+        torch: the torch release to build against; a local part (``2.13.0+cpu``) is honoured.
+        version: the DeepSpeed release; None when ``source`` says it.
+        source: a source tree or archive to build in place of a release.
+        cpu: the CPU level that every host has.
+        out: the folder the wheel and its manifest go to.
+        jobs: compilers at once; None: as many as cores and memory allow.
+        python: the interpreter (name or path) whose version the hosts run; None: this one.
+    """
+
+    accelerator: str
+    ops_asked: tuple[str, ...]
+    ops: tuple[ops.Op, ...]
+    torch: Version
+    version: str | None
+    source: Path | None
+    cpu: isa.Level
+    out: Path
+    jobs: int | None
+    python: str | None
+
+    @property
+    def op_names(self) -> tuple[str, ...]:
+        """Names of ``ops``, sorted."""
+        return tuple(op.name for op in self.ops)
+
+
+def parse_build_spec(
+    *,
+    accelerator: str | None,
+    ops: str | Iterable[str] | None = None,
+    torch: str | None = None,
+    version: str | None = None,
+    source: str | None = None,
+    cpu: str | None = None,
+    out: str | None = None,
+    jobs: int | str | None = None,
+    python: str | None = None,
+) -> BuildSpec:
+    """Flags as given (None: not given) → BuildSpec. ``ops`` is a comma list or the names.
+
+    Raises:
+        ConfigError: something asked for can't be honoured.
+    """
+    accelerator = _parse_accelerator(accelerator)
+    asked, wanted = _parse_ops(ops, accelerator)
+    return BuildSpec(
+        accelerator=accelerator,
+        ops_asked=asked,
+        ops=wanted,
+        torch=_parse_torch(torch or DEFAULT_TORCH),
+        version=_parse_release(version, source),
+        source=Path(source).expanduser() if source else None,
+        cpu=isa.find_level(cpu or isa.DEFAULT_LEVEL),
+        out=Path(out or DEFAULT_OUT).expanduser(),
+        jobs=_parse_jobs(jobs),
+        python=python or None,
+    )
+
+
+def _parse_accelerator(name: str | None) -> str:
+    # No default: guessing from this machine is how a login node without a GPU yields a CPU wheel
+    # for a GPU cluster (DeepSpeed's own default does exactly that).
+    if not name:
+        raise ConfigError(
+            "--accelerator",
+            found="nothing",
+            expected="cpu",
+            remedy="say what the hosts train on; it is never guessed from this machine",
+        )
+    if name == "cuda":
+        raise ConfigError(
+            "--accelerator",
+            found="cuda",
+            expected="cpu",
+            remedy="this version builds CPU wheels only",
+        )
+    if name != "cpu":
+        raise ConfigError(
+            "--accelerator", found=repr(name), expected="cpu", remedy="name that accelerator"
+        )
+    return name
+
+
+def _parse_ops(
+    names: str | Iterable[str] | None, accelerator: str
+) -> tuple[tuple[str, ...], tuple[ops.Op, ...]]:
+    if names is None:
+        names = ops.DEFAULT_OPS[accelerator]
+    elif isinstance(names, str):
+        names = [part.strip() for part in names.split(",")]
+    asked = tuple(sorted({name for name in names if name}))
+    if not asked:
+        raise ConfigError(
+            "--ops",
+            found="an empty list",
+            expected=f"ops of the {accelerator} accelerator: " + ", ".join(ops.ops_of(accelerator)),
+            remedy="name at least one op: a wheel without any compiles them on every host",
+        )
+    return asked, ops.find_ops(asked, accelerator)
+
+
+def _parse_torch(text: str) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise ConfigError(
+            "--torch",
+            found=repr(text),
+            expected=f"one release, such as {DEFAULT_TORCH}",
+            remedy="give the exact version that the hosts run; a wheel fits one torch only",
+        ) from None
+
+
+def _parse_release(version: str | None, source: str | None) -> str | None:
+    if source:
+        if version:
+            raise ConfigError(
+                "--version",
+                found=f"{version} beside --source",
+                expected="one of the two",
+                remedy="leave --version out: the source says its own version",
+            )
+        return None
+    version = version or DEFAULT_RELEASE
+    if version not in RELEASES:
+        raise ConfigError(
+            "--version",
+            found=repr(version),
+            expected=f"a release whose source is pinned here: {', '.join(RELEASES)}",
+            remedy="or unpack the release you want and build it with --source",
+        )
+    return version
+
+
+def _parse_jobs(jobs: int | str | None) -> int | None:
+    if jobs is None or jobs == "":
+        return None
+    try:
+        number = int(jobs)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(
+            "--jobs",
+            found=repr(jobs),
+            expected="a whole number from 1",
+            remedy="leave it out to use what cores and memory allow",
+        )
+    return number

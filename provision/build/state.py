@@ -1,0 +1,144 @@
+"""What an earlier build left that this one can use: read once, before planning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from provision.build.cache import Layout, key_of, read_kept_wheel
+from provision.build.environment import Environment, read_environment
+from provision.build.manifest import WheelManifest, read_manifest, sha256_of
+from provision.build.source import Source, read_source
+from provision.build.spec import BuildSpec
+from provision.build.toolchain import Python, Toolchain
+from provision.errors import ConfigError
+
+#: The build environment's tools, with hashes.
+LOCK = Path(__file__).parents[2] / "locks" / "build.lock"
+
+#: Compiler and linker flags beside DeepSpeed's own. Debug data is 97 % of an op's size; the
+#: prefix map keeps this machine's paths out of the binary, so that two builds agree to the byte.
+STRIP = "-Wl,--strip-debug"
+PREFIX_MAP = "-ffile-prefix-map"
+#: Timestamps within the wheel: the first that zip can hold.
+EPOCH = 315532800  # 1980-01-01
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildState:
+    """What is there before a build.
+
+    Attributes:
+        environ: the user's environment variables.
+        environment: the complete build environment, if there is one for this spec.
+        archive: the release's source archive, if it is in the cache.
+        published: the very wheel asked for, if it lies in the out folder.
+        kept: the very wheel asked for, if it lies in the cache.
+    """
+
+    layout: Layout
+    source: Source
+    lock: Path
+    lock_sha256: str
+    environ: Mapping[str, str] = field(repr=False)
+    environment: Environment | None = None
+    archive: Path | None = None
+    published: WheelManifest | None = None
+    kept: WheelManifest | None = None
+
+
+def read_state(spec: BuildSpec, toolchain: Toolchain, cache: Path) -> BuildState:
+    """Read the source, the cache and the out folder.
+
+    Raises:
+        ConfigError: ``--source`` holds no DeepSpeed source, or the interpreter was not found.
+    """
+    layout = Layout(root=cache.absolute())
+    source = read_source(spec)
+    lock_sha256 = sha256_of(LOCK)
+    python = require_python(toolchain)
+    environment = read_environment(environment_path(spec, python, layout, lock_sha256))
+    published = kept = None
+    if environment is not None:
+        key = wheel_key(spec, source, toolchain, environment, lock_sha256)
+        published, kept = read_wheels_of(key, spec, layout)
+    archive = layout.sources / source.sha256 / source.name
+    return BuildState(
+        layout=layout,
+        source=source,
+        lock=LOCK,
+        lock_sha256=lock_sha256,
+        environ=dict(os.environ),
+        environment=environment,
+        archive=archive if source.pinned and archive.is_file() else None,
+        published=published,
+        kept=kept,
+    )
+
+
+def read_wheels_of(
+    key: str, spec: BuildSpec, layout: Layout
+) -> tuple[WheelManifest | None, WheelManifest | None]:
+    """The wheel of this key as found in the out folder, and in the cache.
+
+    The cache is what ties a key to a wheel; the out folder has it when it holds the same bytes.
+    """
+    kept = read_kept_wheel(layout.wheels / key)
+    if kept is None:
+        return None, None
+    try:
+        published = read_manifest(spec.out / kept.wheel)
+    except ConfigError:
+        return None, kept
+    return (published if published == kept else None), kept
+
+
+def require_python(toolchain: Toolchain) -> Python:
+    """The interpreter; ConfigError when it does not run (toolchain.compare says so as well)."""
+    if toolchain.python is None:
+        raise ConfigError(
+            "--python",
+            found=f"{toolchain.asked_python}, which does not run",
+            expected="an interpreter of the hosts' version",
+            remedy="give its name or path",
+        )
+    return toolchain.python
+
+
+def environment_path(spec: BuildSpec, python: Python, layout: Layout, lock_sha256: str) -> Path:
+    """Where the build environment of a spec lies, complete or not."""
+    key = key_of(
+        {
+            "lock": lock_sha256,
+            "python": [python.executable, str(python.version)],
+            "torch": str(spec.torch),
+        }
+    )
+    return layout.environments / f"{python.tag}-torch{spec.torch}-{key[:12]}"
+
+
+def wheel_key(
+    spec: BuildSpec,
+    source: Source,
+    toolchain: Toolchain,
+    environment: Environment,
+    lock_sha256: str,
+) -> str:
+    """A name for everything that decides a wheel's content."""
+    torch = next(one for one in environment.requires if one.name == "torch")
+    return key_of(
+        {
+            "accelerator": spec.accelerator,
+            "compiler": toolchain.compiler_name,
+            "cpu": spec.cpu.name,
+            "epoch": EPOCH,
+            "flags": [STRIP, PREFIX_MAP, *(flag for op in spec.ops for flag in op.ldflags)],
+            "lock": lock_sha256,
+            "ops": list(spec.op_names),
+            "python": require_python(toolchain).tag,
+            "source": source.sha256,
+            "torch": [environment.torch, torch.sha256],
+        }
+    )

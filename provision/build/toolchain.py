@@ -1,0 +1,189 @@
+"""What this machine can build with: read once. compare.py judges it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from invoke.context import Context
+from packaging.version import InvalidVersion, Version
+
+from provision.build.spec import BuildSpec
+
+GIB = 2**30
+#: What one compiler process takes at worst, in bytes: a file that includes all of torch's headers
+#: with -O3. Too many at once and the kernel kills one (deepspeedai/DeepSpeed#5677).
+COMPILER_BYTES = 2 * GIB
+#: The name of this machine in findings and plans.
+HERE = "this machine"
+
+_PYTHON_FACTS = """
+import json, os, sys, sysconfig
+facts = {
+    "executable": sys.executable,
+    "base": getattr(sys, "_base_executable", "") or sys.executable,
+    "version": "%d.%d.%d" % sys.version_info[:3],
+    "implementation": sys.implementation.name,
+    "header": os.path.join(sysconfig.get_paths()["include"], "Python.h"),
+}
+facts["has_header"] = os.path.isfile(facts["header"])
+try:
+    import ensurepip, venv
+    facts["has_venv"] = True
+except ImportError:
+    facts["has_venv"] = False
+print(json.dumps(facts))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Python:
+    """The interpreter that the wheel is for.
+
+    Attributes:
+        executable: its path, outside of any virtual environment.
+        version: such as "3.11.7".
+        header: where its Python.h is, or should be.
+    """
+
+    executable: str
+    version: Version
+    implementation: str
+    header: str
+    has_header: bool
+    has_venv: bool
+
+    @property
+    def tag(self) -> str:
+        """The interpreter tag, such as "cp311"."""
+        return f"cp{self.version.major}{self.version.minor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolchain:
+    """What is there. None or "" means: could not be read, or is not there.
+
+    Attributes:
+        asked_python: the interpreter as asked for.
+        compiler: path of the C++ compiler (``$CXX`` or g++).
+        cores: that this process may use.
+        memory: bytes that a build may take now.
+        disk: free bytes where the cache lies.
+        cpu_flags: of /proc/cpuinfo.
+        headers: of the ones that the asked ops need, those that the compiler finds.
+        objdump: its path.
+    """
+
+    machine: str
+    asked_python: str
+    python: Python | None
+    asked_compiler: str
+    compiler: str
+    compiler_version: Version | None
+    cores: int | None
+    memory: int | None
+    disk: int | None
+    cpu_flags: frozenset[str]
+    headers: frozenset[str]
+    objdump: str
+
+    @property
+    def compiler_name(self) -> str:
+        """What a manifest calls the compiler, such as "g++ 12.2.0"."""
+        return f"{PurePosixPath(self.compiler).name} {self.compiler_version}"
+
+
+def read_toolchain(c: Context, spec: BuildSpec, cache: Path) -> Toolchain:
+    """Read this machine (or whichever one ``c`` runs on)."""
+    asked_python = spec.python or sys.executable
+    asked_compiler = os.environ.get("CXX") or "g++"
+    compiler = _read(c, f"command -v {shlex.quote(asked_compiler)}").strip()
+    cpuinfo = _read(c, "grep -m1 ^flags /proc/cpuinfo")
+    return Toolchain(
+        machine=_read(c, "uname -m").strip(),
+        asked_python=asked_python,
+        python=parse_python(_read(c, shlex.join([asked_python, "-I", "-c", _PYTHON_FACTS]))),
+        asked_compiler=asked_compiler,
+        compiler=compiler,
+        compiler_version=_read_gcc_version(c, compiler) if compiler else None,
+        cores=_parse_number(_read(c, "nproc")),
+        memory=parse_memory(
+            _read(c, "cat /proc/meminfo"), cgroup=_read(c, "cat /sys/fs/cgroup/memory.max")
+        ),
+        disk=parse_df(_read(c, f"df -Pk {shlex.quote(str(_existing(cache)))}")),
+        cpu_flags=frozenset(cpuinfo.partition(":")[2].split()),
+        headers=frozenset(
+            op.header for op in spec.ops if op.header and _read_header(c, compiler, op.header)
+        ),
+        objdump=_read(c, "command -v objdump").strip(),
+    )
+
+
+def _read(c: Context, command: str) -> str:
+    result = c.run(command, hide=True, warn=True, in_stream=False, dry=False)
+    return str(result.stdout) if result is not None and result.ok else ""
+
+
+def _read_gcc_version(c: Context, compiler: str) -> Version | None:
+    # clang answers -dumpversion too, but not -dumpfullversion: only a gcc gets past this.
+    try:
+        return Version(_read(c, f"{shlex.quote(compiler)} -dumpfullversion").strip())
+    except InvalidVersion:
+        return None
+
+
+def _read_header(c: Context, compiler: str, header: str) -> bool:
+    probe = f"printf '#include <%s>\\n__ok__\\n' {header} | {shlex.quote(compiler)} -E -x c++ -"
+    return bool(compiler) and "__ok__" in _read(c, probe)
+
+
+def _existing(path: Path) -> Path:
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+
+
+def parse_python(text: str) -> Python | None:
+    """The JSON line an interpreter printed about itself → Python; None when it printed none."""
+    try:
+        facts = json.loads(text)
+        return Python(
+            executable=facts["base"],
+            version=Version(facts["version"]),
+            implementation=facts["implementation"],
+            header=facts["header"],
+            has_header=facts["has_header"],
+            has_venv=facts["has_venv"],
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def parse_memory(meminfo: str, *, cgroup: str = "") -> int | None:
+    """``/proc/meminfo`` and a cgroup's memory.max ("" or "max": no limit) → available bytes."""
+    for line in meminfo.splitlines():
+        if line.startswith("MemAvailable:"):
+            available = int(line.split()[1]) * 1024
+            limit = _parse_number(cgroup)
+            return available if limit is None else min(available, limit)
+    return None
+
+
+def parse_df(text: str) -> int | None:
+    """``df -Pk`` of one path → free bytes."""
+    rows = text.splitlines()[1:]
+    number = _parse_number(rows[-1].split()[3]) if rows and len(rows[-1].split()) > 3 else None
+    return None if number is None else number * 1024
+
+
+def _parse_number(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() else None
+
+
+def jobs_of(toolchain: Toolchain, asked: int | None = None) -> int:
+    """How many compilers at once: as asked, else one per core for which memory is there."""
+    if asked is not None:
+        return asked
+    return max(1, min(toolchain.cores or 1, (toolchain.memory or 0) // COMPILER_BYTES))
