@@ -1,6 +1,6 @@
 """A tiny random Qwen3 to try a cluster with: ``python -m trainer.tiny OUTPUT_DIR [--data PATH]``.
 
-Same architecture, tokenizer kind and chat format as a real Qwen3, about 200,000 parameters, the same
+Same architecture, tokenizer kind and chat format as a real Qwen3, about 160,000 parameters, the same
 bytes for the same data and versions. It knows nothing; a few steps of training make its loss fall.
 """
 
@@ -78,6 +78,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         head_dim=16,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
+        # Five times the usual, so that the untrained output layer can tell tokens apart: a LoRA
+        # adapter leaves it frozen, and its loss could otherwise hardly fall.
+        initializer_range=0.1,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -90,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m trainer.tiny", description=__doc__)
     parser.add_argument("output_dir")
     parser.add_argument("--data", default=str(EXAMPLES), help="conversations to learn tokens from")
-    parser.add_argument("--vocabulary", type=int, default=2048, help="at most so many tokens")
+    parser.add_argument("--vocabulary", type=int, default=1024, help="at most so many tokens")
     args = parser.parse_args()
     tokenizer = make_tokenizer(args.data, args.vocabulary)
     model = make_model(tokenizer)
