@@ -39,7 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "data": None,
     "output": None,
     "recipe": str(CHECKOUT / "recipes" / "sft.yaml"),
-    "set": None,
+    "set": {},
     "master_addr": None,
     "master_port": 29500,
 }

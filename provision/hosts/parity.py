@@ -48,7 +48,7 @@ def compare(manifest: WheelManifest | None, torch: str, hosts: Mapping[str, Host
     if manifest is not None:
         for facts in hosts.values():
             findings += compare_wheel(manifest, torch, facts)
-    for among in AMONG:
+    for among in AMONG if len(hosts) > 1 else ():
         findings += _compare_among(among, hosts)
     return Report(findings=tuple(findings))
 
@@ -175,24 +175,24 @@ def _derived(facts: HostFacts, name: str) -> Fact:
 def _compare_among(among: Among, hosts: Mapping[str, HostFacts]) -> list[Finding]:
     found = {host: str(_derived(facts, among.fact)) for host, facts in hosts.items()}
     counts = Counter(found.values()).most_common()
-    if len(counts) <= 1:
-        return []
-    tie = counts[0][1] == counts[1][1]
-    majority = None if tie else counts[0][0]
-    expected = (
-        "one value on all hosts"
-        if majority is None
-        else f"{majority}, as {counts[0][1]} of {len(found)} hosts"
-    )
+    if len(counts) == 1:
+        expected = "the same on all hosts"
+        return [_among(among, host, value, expected, same=True) for host, value in found.items()]
+    majority = None if counts[0][1] == counts[1][1] else counts[0][0]
+    expected = f"{majority}, as {counts[0][1]} of {len(found)} hosts"
     return [
-        Finding(
-            host=host,
-            subject=among.fact,
-            level=among.level,
-            found=value,
-            expected=expected,
-            remedy=among.why,
-        )
+        _among(among, host, value, expected if majority else "one value on all hosts", same=False)
         for host, value in found.items()
         if value != majority
     ]
+
+
+def _among(among: Among, host: str, value: str, expected: str, *, same: bool) -> Finding:
+    return Finding(
+        host=host,
+        subject=among.fact,
+        level=Level.OK if same else among.level,
+        found=value,
+        expected=expected,
+        remedy="" if same else among.why,
+    )

@@ -94,7 +94,7 @@ def test_no_gpu_where_the_wheel_wants_one_is_an_error(make_manifest, make_facts)
 def test_the_odd_one_out_is_named_against_the_majority(make_facts):
     hosts = {n: make_facts(n, gpu_driver="580.1", gpus=[H100]) for n in ("node1", "node2")}
     hosts["node3"] = make_facts("node3", gpu_driver="570.2", gpus=[H100])
-    (finding,) = compare(None, "2.13.0", hosts).findings
+    (finding,) = (f for f in compare(None, "2.13.0", hosts).findings if f.level is not Level.OK)
     assert finding.host == "node3"
     assert finding.level is Level.WARN
     assert "found 570.2, expected 580.1, as 2 of 3 hosts" in str(finding)
@@ -102,10 +102,16 @@ def test_the_odd_one_out_is_named_against_the_majority(make_facts):
 
 def test_without_a_majority_every_host_is_shown(make_facts):
     hosts = {"node1": make_facts("node1"), "node2": make_facts("node2", kernel="5.15.0")}
-    findings = compare(None, "2.13.0", hosts).findings
+    findings = [f for f in compare(None, "2.13.0", hosts).findings if f.level is not Level.OK]
     assert [(f.host, f.level) for f in findings] == [("node1", Level.NOTE), ("node2", Level.NOTE)]
 
 
-def test_equal_hosts_have_nothing_to_tell(make_facts):
+def test_equal_hosts_are_shown_as_equal(make_facts):
     hosts = {name: make_facts(name) for name in ("node1", "node2")}
-    assert compare(None, "2.13.0", hosts).findings == ()
+    findings = compare(None, "2.13.0", hosts).findings
+    assert {f.level for f in findings} == {Level.OK}
+    assert "kernel" in {f.subject for f in findings}
+
+
+def test_one_host_has_nobody_to_differ_from(make_facts):
+    assert compare(None, "2.13.0", {"node1": make_facts()}).findings == ()
