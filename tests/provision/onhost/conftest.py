@@ -57,7 +57,7 @@ class Node:
         code, state = self.command("start")
         assert code == 0, state
         for local_rank, mode in enumerate(modes):
-            if mode in ("hang", "deaf"):
+            if mode in ("hang", "deaf", "sore"):
                 self.until(lambda i=local_rank: self.rank(i, "ready").exists())
         return state
 

@@ -6,7 +6,7 @@ Like torchrun: every rank in a session of its own with its output in RANKS_DIR, 
 to the ranks' groups, the other ranks ended when one fails, a summary like torchrun's.
 
 Modes: ok · raise (as torch's @record does) · exit3 · kill (SIGKILL to itself) · hang · deaf
-(ignores SIGTERM, and its child does too) · closed (a late victim: "Connection closed by peer").
+(ignores SIGTERM, and its child does too) · sore (hangs, and fails by raising when it gets SIGTERM).
 """
 
 import json
@@ -40,9 +40,9 @@ if mode == "deaf":
         "time.sleep(60)"], stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
     open(os.path.join(folder, "child"), "w").write(str(child.pid))
-if mode == "closed":
-    fail("RuntimeError: Connection closed by peer [10.0.0.2]:1234")
-if mode in ("hang", "deaf"):
+if mode == "sore":
+    signal.signal(signal.SIGTERM, lambda *_: fail("RuntimeError: interrupted while saving"))
+if mode in ("hang", "deaf", "sore"):
     open(os.path.join(folder, "ready"), "w").close()
     time.sleep(60)
 """

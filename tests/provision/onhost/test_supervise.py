@@ -117,6 +117,19 @@ def test_stop_ends_every_rank_gracefully(node: Any) -> None:
     node.until(lambda: not node.processes())
 
 
+@pytest.mark.parametrize("cut", ["stop", "torchrun"])
+def test_what_fails_because_it_is_ended_is_no_cause(node: Any, cut: str) -> None:
+    node.start("sore", "hang")
+    node.command("stop") if cut == "stop" else node.kill("torchrun")
+    ended = node.exit()
+    assert node.rank(0, "error.json").exists()
+    assert [r["state"] for r in ended["ranks"]] == ["stopped", "stopped"]
+    if cut == "stop":
+        assert (ended["state"], ended["first_failure"]) == ("stopped", None)
+    else:
+        assert ended["first_failure"]["rank"] is None
+
+
 def test_a_signal_to_the_supervisor_is_a_request_to_stop(node: Any) -> None:
     node.start("hang")
     os.kill(node.record()["supervisor"]["pid"], signal.SIGTERM)
@@ -212,6 +225,18 @@ def test_works_as_a_command_line_script_without_a_file(node: Any) -> None:
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
     assert done.returncode == 0, done
     assert node.exit()["state"] == "finished"
+
+
+def test_the_daemon_keeps_nothing_of_its_caller_open(node: Any) -> None:
+    node.plan("hang")
+    readable, inherited = os.pipe()
+    argv = [sys.executable, supervise.__file__, "start", str(node.folder)]
+    subprocess.run(argv, check=True, capture_output=True, pass_fds=(inherited,), timeout=10)
+    os.close(inherited)
+    os.set_blocking(readable, False)
+    assert os.read(readable, 1) == b""  # BlockingIOError while anybody can still write
+    os.close(readable)
+    assert node.command("state")[1]["state"] == "running"
 
 
 def test_no_such_folder(node: Any) -> None:
