@@ -5,11 +5,19 @@ on stderr); those that change something take --dry-run (reads happen, the plan i
 """
 
 import inspect
+import os
 
-from invoke import Collection, task
+from invoke import Collection, Context, task
 
 from provision import show
+from provision.build.apply import apply_build
+from provision.build.cache import cache_dir
+from provision.build.compare import compare as compare_toolchain
 from provision.build.manifest import read_wheel, read_wheels
+from provision.build.plan import plan_build
+from provision.build.spec import parse_build_spec
+from provision.build.state import read_state
+from provision.build.toolchain import read_toolchain
 from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.hosts.facts import gather_facts
@@ -35,6 +43,15 @@ HELP = {
     "hosts": "hosts file (default hosts.txt): one [user@]host[:port] [slots=N] a line",
     "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
     "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
+    "accelerator": "what the hosts train on: cpu (never guessed from this machine)",
+    "ops": "ops to compile into the wheel, by DeepSpeed's names (default: cpu_adam,shm_comm)",
+    "arch": "GPU architectures, as in 8.0;9.0+PTX (CUDA wheels: not in this version)",
+    "cpu": "CPU level that every host has (default x86-64-v3)",
+    "torch": "torch release to build against; a wheel fits one release only",
+    "version": "DeepSpeed release to build",
+    "source": "a DeepSpeed source folder or archive in place of a release",
+    "python": "interpreter whose version the hosts run (default: this one)",
+    "jobs": "compilers at once (default: as many as cores and memory allow)",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
@@ -50,6 +67,17 @@ HELP = {
     "dry_run": "read everything, print the plan, change nothing",
     "json": "one JSON object on stdout, everything else on stderr",
 }
+BUILD = (
+    "accelerator",
+    "ops",
+    "arch",
+    "cpu",
+    "torch",
+    "version",
+    "source",
+    "python",
+    "jobs",
+)
 FLEET = ("hosts", "ssh_config", "accept_new")
 WHEEL = ("wheel", "wheels")
 RUN = ("model", "data", "output", "master_addr", "master_port")
@@ -105,6 +133,18 @@ def ready_of(out, s, fleet, env):
     rows = (CHECKOUT / "trainer" / "rows.py").read_text(encoding="utf-8")
     report = evaluate(wanted, facts, gather_ready(fleet, wanted, rows))
     return hosts, wanted, report, clock_offsets(facts)
+
+
+@command(*BUILD, "wheels", "dry_run")
+def build_deepspeed(out, s):
+    """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
+    flags = {flag: getattr(s, flag) for flag in BUILD}
+    spec, cache = parse_build_spec(**flags, out=str(s.wheels)), cache_dir(os.environ)
+    toolchain = read_toolchain(Context(), spec, cache)
+    out.require(compare_toolchain(spec, toolchain))
+    plan = plan_build(spec, toolchain, read_state(spec, toolchain, cache))
+    out.plan(plan.steps)
+    out.built(s.wheels, apply_build(plan, out.say))
 
 
 @command(*FLEET)
@@ -165,5 +205,5 @@ def train(out, s):
         out.outcome(apply_launch(fleet, launch, s.runs, out.say, clocks))
 
 
-ns = Collection(hosts, parity, deploy, preflight, train)
+ns = Collection(build_deepspeed, hosts, parity, deploy, preflight, train)
 ns.configure({"zerofleet": DEFAULTS})

@@ -31,6 +31,11 @@ DEFAULTS: dict[str, Any] = {
     "runs": "runs",
     "accelerator": None,
     "ops": None,
+    "arch": None,
+    "version": None,
+    "source": None,
+    "python": None,
+    "jobs": None,
     "torch": TORCH,
     "cpu": "x86-64-v3",
     "zero": 2,
@@ -59,6 +64,11 @@ class Settings:
     runs: Path
     accelerator: str | None
     ops: str | None
+    arch: str | None
+    version: str | None
+    source: str | None
+    python: str | None
+    jobs: str | None
     torch: str
     cpu: str
     zero: int

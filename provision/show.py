@@ -10,6 +10,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from provision import errors
+from provision.build.manifest import WheelManifest
 from provision.findings import Level, Report, merged
 from provision.launch.apply import RunResult
 from provision.launch.plan import LaunchPlan
@@ -103,6 +105,12 @@ class Answer:
             self.text(str(plan))
             raise Stop
         self.say(f"{steps.title}: nothing to do" if steps.empty else steps.title)
+
+    def built(self, folder: Path, manifest: WheelManifest) -> None:
+        """The wheel that a build made, or found made."""
+        path = folder / manifest.wheel
+        self.add(wheel=str(path), manifest=manifest.as_json(), cached=manifest.cached)
+        self.text(str(path))
 
     def deployed(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
         """What a deploy did to each host."""

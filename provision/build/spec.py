@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from packaging.version import InvalidVersion, Version
 
+from provision import compat
 from provision.build import isa, ops
 from provision.errors import ConfigError
 
@@ -18,7 +19,6 @@ RELEASES: Mapping[str, str] = MappingProxyType(
     {"0.19.8": "9e491abd0827ea5c389dd702e15e11e13d83d904bac4a20d6c2a4cb37207a9af"}
 )
 DEFAULT_RELEASE = "0.19.8"
-DEFAULT_TORCH = "2.13.0"
 DEFAULT_OUT = "wheels"
 
 
@@ -60,6 +60,7 @@ def parse_build_spec(
     *,
     accelerator: str | None,
     ops: str | Iterable[str] | None = None,
+    arch: str | None = None,
     torch: str | None = None,
     version: str | None = None,
     source: str | None = None,
@@ -74,12 +75,19 @@ def parse_build_spec(
         ConfigError: something asked for can't be honoured.
     """
     accelerator = _parse_accelerator(accelerator)
+    if arch:
+        raise ConfigError(
+            "--arch",
+            found=repr(arch),
+            expected=f"none: the {accelerator} accelerator has no device code",
+            remedy="leave --arch out; this version builds CPU wheels only",
+        )
     asked, wanted = _parse_ops(ops, accelerator)
     return BuildSpec(
         accelerator=accelerator,
         ops_asked=asked,
         ops=wanted,
-        torch=_parse_torch(torch or DEFAULT_TORCH),
+        torch=_parse_torch(torch or compat.TORCH),
         version=_parse_release(version, source),
         source=Path(source).expanduser() if source else None,
         cpu=isa.find_level(cpu or isa.DEFAULT_LEVEL),
@@ -138,7 +146,7 @@ def _parse_torch(text: str) -> Version:
         raise ConfigError(
             "--torch",
             found=repr(text),
-            expected=f"one release, such as {DEFAULT_TORCH}",
+            expected=f"one release, such as {compat.TORCH}",
             remedy="give the exact version that the hosts run; a wheel fits one torch only",
         ) from None
 
