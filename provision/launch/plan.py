@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,8 +125,8 @@ def trainer_argv(flags: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _on_host(path: str, home: str) -> str:
-    """``~/`` as the host's own HOME: nothing expands it inside an argv."""
-    return f"{home}/{path[2:]}" if path.startswith("~/") else path
+    """``~/`` as the host's own HOME, also after a comma: nothing expands it inside an argv."""
+    return re.sub(r"(^|,)~/", lambda match: f"{match[1]}{home}/", path)
 
 
 def _argv(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> tuple[str, ...]:
@@ -134,7 +135,7 @@ def _argv(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> tuple[s
         "train_file_dir": _on_host(spec.data, host.home),
         "output_dir": _on_host(spec.output, host.home) if spec.output else f"{run_dir}/output",
         "deepspeed": f"{run_dir}/code/zero_configs/{spec.zero_config}",
-        **spec.flags,
+        **{k: _on_host(v, host.home) if isinstance(v, str) else v for k, v in spec.flags.items()},
     }
     # torchrun's static rendezvous, its default: the plan knows every node's rank, so no host has
     # to be found by its own name (https://github.com/pytorch/pytorch/issues/73656).

@@ -216,7 +216,7 @@ def _parse_master(addr: str, port: int, hosts: Sequence[RunHost]) -> None:
 
 
 def _parse_path(flag: str, value: str | None) -> None:
-    if value is not None and not _ON_HOST.match(value):
+    if value is not None and not all(_ON_HOST.match(part) for part in value.split(",")):
         raise ConfigError(
             f"--{flag}",
             found=value or "nothing",

@@ -101,11 +101,18 @@ def test_only_what_is_known_is_set(plan: LaunchPlan) -> None:
 
 def test_offline_output_and_few_cores() -> None:
     host = RunHost(name="n", slots=8, home="/h", nproc_per_node=8, cores=4)
-    spec = replace(SPEC, hosts=(host,), offline=True, output="~/out")
+    flags = {"validation_file_dir": "~/v", "target_modules": "a,b~/c"}
+    spec = replace(
+        SPEC, hosts=(host,), offline=True, output="~/out", data="~/a,/b,~/c", flags=flags
+    )
     (node,) = plan_nodes(spec)
     assert node.environ["HF_HUB_OFFLINE"] == "1"
     assert node.environ["OMP_NUM_THREADS"] == "1"
-    assert node.argv[node.argv.index("--output_dir") + 1] == "/h/out"
+    given = dict(zip(node.argv, node.argv[1:], strict=False))
+    assert given["--output_dir"] == "/h/out"
+    assert given["--train_file_dir"] == "/h/a,/b,/h/c"
+    assert given["--validation_file_dir"] == "/h/v"
+    assert given["--target_modules"] == "a,b~/c"
 
 
 def test_steps_in_order_and_plan_json_private(plan: LaunchPlan) -> None:

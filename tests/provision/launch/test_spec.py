@@ -131,6 +131,7 @@ def test_recipes_are_flat(flags: dict[str, Any]) -> None:
         ({"master_addr": ""}, "master_addr and master_port: found '', 29500"),
         ({"master_port": 70000}, "master_addr and master_port: found '10.0.0.1', 70000"),
         ({"data": "data"}, "--data: found data, expected a path on the hosts"),
+        ({"data": "~/a,b"}, "--data: found ~/a,b"),
         ({"output": "out"}, "--output: found out"),
         ({"model": "./model"}, "--model: found ./model"),
         ({"model": ""}, "--model: found nothing"),
