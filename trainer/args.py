@@ -122,10 +122,18 @@ class SftArgs(TrainingArguments):
 
         A process group that exists already is kept, so it is made here, with that timeout. (Seen in
         transformers 5.23, TrainingArguments._setup_devices: only the other branches pass it on.)
+        With DeepSpeed it has to be made by DeepSpeed, or ZeRO-3 loads for a world of one.
         """
         self.use_cpu = True
-        if "LOCAL_RANK" in os.environ and not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=timedelta(seconds=self.ddp_timeout))
+        if "LOCAL_RANK" not in os.environ or dist.is_initialized():
+            return
+        timeout = timedelta(seconds=self.ddp_timeout)
+        if self.deepspeed:
+            import deepspeed
+
+            deepspeed.init_distributed("gloo", auto_mpi_discovery=False, timeout=timeout)
+        else:
+            dist.init_process_group("gloo", timeout=timeout)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, LoraArgs, SftArgs]:

@@ -150,6 +150,7 @@ def answer_spans(
     whatever the answer says, so it is rendered once more with a placeholder as the answer.
     """
     text = _render(tokenizer, messages)
+    final = _after_final_answer(tokenizer)
     spans: list[tuple[int, int]] = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
@@ -161,8 +162,7 @@ def answer_spans(
         end = len(text) - len(after)
         if PLACEHOLDER not in probe or not text.endswith(after) or end < start:
             raise RequestError(_NOT_EXACT)
-        stop = re.match(_stop_pattern(tokenizer), after)
-        spans.append((start, end + (stop.end() if stop else 0)))
+        spans.append((start, end + _stop_length(tokenizer, after, final)))
     return text, spans
 
 
@@ -184,12 +184,27 @@ def _answer_start(tokenizer: PreTrainedTokenizerBase, before: Messages, text: st
     return len(os.path.commonprefix([text, prompt]))
 
 
-def _stop_pattern(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Matches an end-of-turn token (any special token) at the beginning of what follows an answer."""
+def _after_final_answer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes after the last answer of a conversation."""
+    stand_in = {"role": "assistant", "content": PLACEHOLDER}
+    text = _render(tokenizer, [{"role": "user", "content": "a"}, stand_in])
+    return text.rpartition(PLACEHOLDER)[2]
+
+
+def _stop_length(tokenizer: PreTrainedTokenizerBase, after: str, final: str) -> int:
+    """How much of what follows an answer is its end-of-turn token, in characters.
+
+    That is a special token, or several that touch and also end a final answer; what else follows in
+    the middle of a conversation belongs to the next question.
+    """
     special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
     special.update(tokenizer.all_special_tokens)
-    longest_first = sorted(special, key=len, reverse=True)
-    return r"\s*(?:" + "|".join(map(re.escape, longest_first)) + ")" if special else "(?!)"
+    if not special:
+        return 0
+    one = "(?:" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")"
+    shared = os.path.commonprefix([after, final])
+    stop = re.match(rf"\s*{one}+", shared) or re.match(rf"\s*{one}", after)
+    return stop.end() if stop else 0
 
 
 def _render(
@@ -206,12 +221,9 @@ def _render(
 
 
 def teaches_to_stop(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template ends an answer with a special token, so that its end is learned too."""
-    text, spans = answer_spans(
-        tokenizer,
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": PLACEHOLDER}],
-    )
-    return not text[: spans[0][1]].endswith(PLACEHOLDER)
+    """Whether the template ends a final answer with a special token, so that its end is learned."""
+    final = _after_final_answer(tokenizer)
+    return _stop_length(tokenizer, final, final) > 0
 
 
 class Collator:

@@ -78,13 +78,16 @@ def read_rows(paths: str) -> Iterator[Union[Row, Problem]]:
 def _files(path: str) -> Iterator[Union[str, Problem]]:
     """A file itself, or the data files below a folder, sorted by path."""
     if os.path.isdir(path):
+        unreadable: List[OSError] = []
         found = sorted(
             os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
+            for folder, _, names in os.walk(path, onerror=unreadable.append)
             for name in names
             if name.endswith(FORMATS)
         )
-        if not found:
+        for error in unreadable:
+            yield Problem(str(error.filename), 0, str(error.strerror), "a readable folder")
+        if not found and not unreadable:
             yield Problem(path, 0, "a folder without data files", "*.jsonl or *.json in it")
         yield from found
     elif not os.path.exists(path):
@@ -265,7 +268,8 @@ def check(paths: Iterable[str]) -> Dict[str, Any]:
     files, rows, count = set(), 0, 0
     shown: List[Problem] = []
     for item in read_rows(",".join(paths)):
-        files.add(item.file)
+        if os.path.isfile(item.file):
+            files.add(item.file)
         if isinstance(item, Row):
             rows += 1
         else:

@@ -1,0 +1,51 @@
+"""These tests need the training environment (locks/train.lock, torch, deepspeed).
+
+Run them in it from the repository: ``python -m pytest tests/trainer``. Offload needs DeepSpeed's
+cpu_adam; without a prebuilt wheel DeepSpeed compiles it on first use, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from transformers import PreTrainedTokenizerFast
+
+from trainer import tiny as tiny_model
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples" / "conversations.jsonl"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = tiny_model.make_tokenizer(str(EXAMPLES), 1024)
+    tokenizer.save_pretrained(folder)
+    tiny_model.make_model(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tiny: Path) -> PreTrainedTokenizerFast:
+    """The tiny model's tokenizer, fresh for each test."""
+    return PreTrainedTokenizerFast.from_pretrained(tiny)
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Write values as the lines of a .jsonl file."""
+
+    def write(*rows: Any, name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
