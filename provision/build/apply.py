@@ -38,23 +38,36 @@ def apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
     Raises:
         BuildError: with the compiler's or the audit's own words, and the path of the full log.
     """
-    layout = plan.state.layout
-    with apply_lock(layout, say), _log(plan.log) as log:
+    with apply_lock(plan.state.layout, say):
         environment = read_environment(plan.environment_path)
-        environment = environment or apply_environment(plan, log, say)
-        key = wheel_key(plan.spec, plan.source, plan.toolchain, environment, plan.state.lock_sha256)
-        published, kept = read_wheels_of(key, plan.spec, layout)
-        if published is not None:
-            say(f"nothing to do: {plan.spec.out / published.wheel} is that wheel already")
-            return _cached(published)
-        if kept is None:
-            kept = _build(plan, environment, layout.wheels / key, log, say)
-            apply_copy(kept, source=layout.wheels / key, target=plan.spec.out)
-            say(f"wrote {plan.spec.out / kept.wheel}")
-            return kept
-        apply_copy(kept, source=layout.wheels / key, target=plan.spec.out)
-        say(f"nothing to compile: {plan.spec.out / kept.wheel} is from the build cache")
+        if environment is not None and (ready := _ready(plan, environment, say)):
+            return ready
+        with _log(plan.log) as log:
+            environment = environment or apply_environment(plan, log, say)
+            # An environment made anew may be the very one that a kept wheel was built in.
+            return _ready(plan, environment, say) or _build(plan, environment, log, say)
+
+
+def _ready(
+    plan: BuildPlan, environment: Environment, say: Callable[[str], None]
+) -> WheelManifest | None:
+    """The wheel, if it is in the out folder or comes there from the cache; else None."""
+    layout, out = plan.state.layout, plan.spec.out
+    key = _key(plan, environment)
+    published, kept = read_wheels_of(key, plan.spec, layout)
+    if published is not None:
+        say(f"nothing to do: {out / published.wheel} is that wheel already")
+        return _cached(published)
+    if kept is not None:
+        apply_copy(kept, source=layout.wheels / key, target=out)
+        say(f"nothing to compile: {out / kept.wheel} is from the build cache")
         return _cached(kept)
+    return None
+
+
+def _key(plan: BuildPlan, environment: Environment) -> str:
+    lock_sha256 = plan.state.lock_sha256
+    return wheel_key(plan.spec, plan.source, plan.toolchain, environment, lock_sha256)
 
 
 def _cached(wheel: WheelManifest) -> WheelManifest:
@@ -69,14 +82,11 @@ def _log(path: Path) -> Iterator[IO[str]]:
 
 
 def _build(
-    plan: BuildPlan,
-    environment: Environment,
-    folder: Path,
-    log: IO[str],
-    say: Callable[[str], None],
+    plan: BuildPlan, environment: Environment, log: IO[str], say: Callable[[str], None]
 ) -> WheelManifest:
-    """Compile and audit in ``work``; keep the finished wheel in ``folder`` of the cache."""
+    """Compile and audit in ``work``; keep the finished wheel in the cache, and publish it."""
     work = plan.state.layout.work
+    folder = plan.state.layout.wheels / _key(plan, environment)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     apply_source(plan, log, say)
@@ -94,6 +104,8 @@ def _build(
     manifest = _manifest(plan, environment, wheel, audit)
     _keep(wheel, manifest, folder)
     shutil.rmtree(work, ignore_errors=True)
+    apply_copy(manifest, source=folder, target=plan.spec.out)
+    say(f"wrote {plan.spec.out / manifest.wheel}")
     return manifest
 
 

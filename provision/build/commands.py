@@ -126,6 +126,7 @@ def compile_environ(
     prefixes = {
         work / "source": "/deepspeed",
         site_packages(environment, python): "/site-packages",
+        Path(python.header).parent: "/python",
     }
     return {
         **inherited,

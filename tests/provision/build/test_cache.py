@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from provision.build.cache import Layout, apply_copy, apply_lock, cache_dir, key_of, read_kept_wheel
+from provision.build.manifest import apply_manifest, sha256_of
+from provision.errors import ConfigError
+
+
+def test_cache_dir() -> None:
+    xdg = {"XDG_CACHE_HOME": "/big/cache", "HOME": "/home/me"}
+    assert cache_dir(xdg) == Path("/big/cache/zerofleet/build")
+    assert cache_dir({"HOME": "/home/me"}) == Path("/home/me/.cache/zerofleet/build")
+    relative = {"XDG_CACHE_HOME": "cache", "HOME": "/home/me"}
+    assert cache_dir(relative) == Path("/home/me/.cache/zerofleet/build")
+    with pytest.raises(ConfigError, match="XDG_CACHE_HOME"):
+        cache_dir({})
+
+
+def test_key_ignores_order_and_sees_values() -> None:
+    assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
+    assert key_of({"a": 1}) != key_of({"a": 2})
+
+
+def test_second_build_says_that_it_waits(tmp_path: Path) -> None:
+    layout = Layout(root=tmp_path / "cache")
+    layout.root.mkdir()
+    hold = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+        "f.write('4711'); f.flush(); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(layout.lock)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        assert holder.stdout.readline() == b"held\n"
+        said: list[str] = []
+
+        def say(line: str) -> None:
+            said.append(line)
+            holder.stdin.close()  # lets it go
+
+        with apply_lock(layout, say), layout.lock.open() as other, pytest.raises(OSError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert len(said) == 1
+    assert "pid 4711" in said[0]
+
+
+def test_free_lock_says_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        with apply_lock(Layout(root=tmp_path), said.append):
+            pass
+    assert said == []
+
+
+def test_copy_is_whole_and_a_damaged_copy_is_no_wheel(tmp_path: Path, make_manifest) -> None:
+    kept, out = tmp_path / "kept", tmp_path / "out"
+    kept.mkdir()
+    wheel = kept / make_manifest().wheel
+    wheel.write_bytes(b"a wheel")
+    manifest = make_manifest(size=7, sha256=sha256_of(wheel))
+    apply_manifest(manifest, kept)
+    apply_copy(manifest, source=kept, target=out)
+    assert read_kept_wheel(out) == manifest
+    assert len(list(out.iterdir())) == 2
+    (out / wheel.name).write_bytes(b"half")
+    assert read_kept_wheel(out) is None

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from provision.build import process
+from provision.build.process import Command, apply_command
+
+
+def sh(script: str, **environ: str) -> Command:
+    return Command(argv=("/bin/sh", "-c", script), environ={"PATH": os.environ["PATH"], **environ})
+
+
+def test_lines_log_and_status() -> None:
+    log, lines = io.StringIO(), []
+    script = 'printf "one\\ntwo\\rthree\\r\\n"; printf "$WORD" >&2; exit 3'
+    assert apply_command(sh(script, WORD="mögen"), log=log, on_line=lines.append) == 3
+    assert lines == ["one", "two", "three", "mögen"]
+    assert log.getvalue() == "one\ntwo\nthree\nmögen\n"
+
+
+def test_nothing_of_our_environment_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CFLAGS", "-march=native")
+    lines: list[str] = []
+    apply_command(sh("env"), log=io.StringIO(), on_line=lines.append)
+    assert not [line for line in lines if line.startswith("CFLAGS")]
+
+
+def test_signal_is_a_negative_status() -> None:
+    assert apply_command(sh("kill -9 $$"), log=io.StringIO()) == -signal.SIGKILL
+
+
+def test_idle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "IDLE_S", 0.01)
+    seconds: list[float] = []
+    script = "sleep 0.1"
+    apply_command(sh(script), log=io.StringIO(), on_idle=seconds.append)
+    assert seconds
+    assert seconds == sorted(seconds)
+
+
+def test_an_interrupt_ends_even_processes_in_groups_of_their_own(tmp_path: Path) -> None:
+    # As ninja does: the compiler is in a process group of its own, and ignores a soft end.
+    pid_file = tmp_path / "pid"
+    script = f"""
+    set -m
+    (trap '' TERM; echo $(exec sh -c 'echo $PPID') > {pid_file}; while :; do sleep 60; done) &
+    while [ ! -s {pid_file} ]; do :; done
+    echo started
+    wait
+    """
+
+    def interrupt(_line: str) -> None:
+        raise KeyboardInterrupt
+
+    grace, process.GRACE_S = process.GRACE_S, 0.2
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            apply_command(sh(script), log=io.StringIO(), on_line=interrupt)
+    finally:
+        process.GRACE_S = grace
+    pid = int(pid_file.read_text())
+    deadline = time.monotonic() + 2
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "Z":  # ended; its new parent has yet to take note
+            return
+    assert not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from provision.build.spec import RELEASES, parse_build_spec
+from provision.errors import ConfigError
+
+
+def test_defaults() -> None:
+    spec = parse_build_spec(accelerator="cpu")
+    assert spec.op_names == spec.ops_asked == ("cpu_adam", "shm_comm")
+    assert spec.torch == Version("2.13.0")
+    assert spec.version in RELEASES
+    assert (spec.source, spec.cpu.name, spec.jobs) == (None, "x86-64-v3", None)
+    assert spec.out == Path("wheels")
+
+
+def test_everything_given() -> None:
+    spec = parse_build_spec(
+        accelerator="cpu",
+        ops=" async_io, cpu_adam,cpu_adam,",
+        torch="2.13.0+cpu",
+        source="~/DeepSpeed",
+        cpu="x86-64-v4",
+        out="/somewhere/else",
+        jobs="3",
+        python="python3.12",
+    )
+    assert spec.ops_asked == ("async_io", "cpu_adam")
+    assert spec.op_names == ("async_io", "cpu_adam", "pin_memory")
+    assert spec.torch.local == "cpu"
+    assert spec.source == Path.home() / "DeepSpeed"
+    assert spec.version is None
+    assert (spec.cpu.tag, spec.jobs, spec.python) == ("x86v4", 3, "python3.12")
+
+
+def test_ops_as_a_list() -> None:
+    assert parse_build_spec(accelerator="cpu", ops=["cpu_lion"]).op_names == ("cpu_lion",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accelerator": None}, "never guessed"),
+        ({"accelerator": ""}, "never guessed"),
+        ({"accelerator": "cuda"}, "this version builds CPU wheels only"),
+        ({"accelerator": "npu"}, "found 'npu', expected cpu"),
+        ({"ops": ""}, "an empty list"),
+        ({"ops": "utils"}, "for cuda only"),
+        ({"torch": ">=2.13"}, "exact version"),
+        ({"version": "0.19.7"}, r"pinned here: 0\.19\.8"),
+        ({"version": "0.19.8", "source": "x"}, "beside --source"),
+        ({"cpu": "haswell"}, "x86-64-v3 or x86-64-v4"),
+        ({"jobs": "0"}, "whole number"),
+        ({"jobs": "many"}, "whole number"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        parse_build_spec(**{"accelerator": "cpu", **changes})
