@@ -12,7 +12,7 @@ from invoke import Collection, Context, task
 from provision import show
 from provision.build.apply import apply_build
 from provision.build.cache import cache_dir
-from provision.build.compare import compare as compare_toolchain
+from provision.build.compare import compare_toolchain
 from provision.build.manifest import read_wheel, read_wheels
 from provision.build.plan import plan_build
 from provision.build.spec import parse_build_spec

@@ -3,7 +3,8 @@
     install.py create JSON    a virtual environment with hash-locked packages and the pushed wheel
     install.py switch NAME    ~/.zerofleet/current -> envs/NAME, atomically
 
-What is made here counts only once prove.py wrote its complete.json; anything less is made anew.
+An environment counts only once prove.py wrote its complete.json. One whose packages are not all
+installed is made anew.
 Standard library only, Python 3.8 or later.
 """
 
@@ -72,7 +73,9 @@ def create(wanted: dict[str, Any]) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             fail("another deploy makes this environment right now")
-        if os.path.exists(os.path.join(environment, "complete.json")):
+        installed = os.path.join(environment, "installed")
+        if os.path.exists(installed):
+            say("it is installed already")
             return
         wheel = verify(wanted["wheel"], wanted["wheel_sha256"])
         requirements = verify(wanted["requirements"], wanted["requirements_sha256"])
@@ -94,6 +97,8 @@ def create(wanted: dict[str, Any]) -> None:
         locked = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
         pip(environment, ["install", *quiet, *locked, "-r", requirements, "-r", own])
         pip(environment, ["check", "--disable-pip-version-check"])
+        with open(installed, "w") as stream:
+            stream.write("all packages; complete.json says that they were proved\n")
 
 
 def switch(name: str) -> None:
