@@ -30,10 +30,9 @@ class Metrics:
     """Appends events to metrics.jsonl, or drops them when this rank keeps no record."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._file = None
-        if folder is not None:
+        self._file = folder / "metrics.jsonl" if folder else None
+        if folder:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     @classmethod
     def of_rank(cls, rank: int) -> Metrics:
@@ -42,11 +41,11 @@ class Metrics:
         return cls(Path(folder) if folder and rank == 0 else None)
 
     def write(self, event: str, **values: Any) -> None:
-        """One line, on disk when this returns."""
-        if self._file is not None:
+        """One line, in the file when this returns."""
+        if self._file:
             line = {"event": event, **{key: _plain(value) for key, value in values.items()}}
-            self._file.write(json.dumps({**line, "at": time.time()}, allow_nan=False) + "\n")
-            self._file.flush()
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**line, "at": time.time()}, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:

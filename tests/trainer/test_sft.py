@@ -1,0 +1,153 @@
+"""trainer/sft.py under a real torchrun: two ranks over gloo, on CPU, every ZeRO configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trainer.engine import requested_zero
+
+ROOT = Path(__file__).parents[2]
+ZERO = ROOT / "zero_configs"
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def torchrun(tiny: Path, folder: Path, *flags: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    """A run of the trainer, as the launcher starts it: 16 rows a step, output and record in folder."""
+    settings = {
+        "model_name_or_path": tiny,
+        "train_file_dir": ROOT / "examples",
+        "output_dir": folder / "out",
+        "model_max_length": 192,
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": "2e-2",
+        "save_strategy": "no",
+    }
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks)]
+    argv += ["--master_port", str(free_port()), "-m", "trainer.sft"]
+    argv += [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    environ = {"ZEROFLEET_RUN_DIR": str(folder), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*argv, *flags],
+        env={**os.environ, **environ},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def events(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The run's record, by event."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        found.setdefault(event["event"], []).append(event)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ZERO.glob("*.json")))
+def test_lora_trains_and_saves_with(name: str, tiny: Path, tmp_path: Path) -> None:
+    config = ZERO / f"{name}.json"
+    result = torchrun(tiny, tmp_path, "--deepspeed", str(config))
+    assert result.returncode == 0, result.stderr
+    record = events(tmp_path)
+    asked = requested_zero(json.loads(config.read_text()))
+    (begin,), steps, (end,) = record["begin"], record["step"], record["end"]
+    assert (begin["zero_stage"], begin["offload"]) == (asked.stage, asked.offload)
+    assert begin["optimizer"] == ("DeepSpeedCPUAdam" if asked.offload else "AdamW")
+    assert bool(begin["cpu_adam_so"]) == bool(asked.offload)
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    lora = PeftModel.from_pretrained(base, tmp_path / "out")
+    b_weights = [p for n, p in lora.named_parameters() if "lora_B" in n]
+    assert len(b_weights) == 14
+    assert all(p.count_nonzero() for p in b_weights)
+    trained = sum(p.numel() for n, p in lora.named_parameters() if "lora_" in n)
+    assert begin["trainable_parameters"] == trained
+    assert begin["parameters"] == trained + base.num_parameters()
+    assert (begin["total_steps"], begin["world_size"], begin["effective_batch"]) == (4, 2, 16)
+    assert [s["step"] for s in steps] == [1, 2, 3, 4]
+    assert all(s["grad_norm"] > 0 for s in steps)
+    assert steps[0]["tokens"] < steps[3]["tokens"] < 16 * 4 * 192
+    assert end["loss_first"] == steps[0]["loss"]
+    # ln(1024) is 6.93 for a model that knows nothing: a loss counted twice would stand out.
+    assert 6.5 < end["loss_first"] < 8
+    assert end["loss_last"] < end["loss_first"] - 0.1
+    assert record["saved"][0]["output"] == str(tmp_path / "out")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
+
+
+def test_full_zero3_saves_whole_weights(tiny: Path, tmp_path: Path) -> None:
+    result = torchrun(
+        tiny, tmp_path, "--deepspeed", str(ZERO / "zero3.json"), "--use_peft", "false",
+        "--validation_file_dir", str(ROOT / "examples"), "--max_eval_samples", "5",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    before, after = load_file(tiny / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
+    assert any((before[k] != after[k]).any() for k in before)
+    assert all(torch.isfinite(v).all() for v in after.values())
+    record = events(tmp_path)
+    assert record["begin"][0]["trainable_parameters"] == record["begin"][0]["parameters"]
+    assert record["eval"][0]["loss"] < record["step"][0]["loss"]
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Path, tmp_path: Path) -> None:
+    zero = ["--deepspeed", str(ZERO / "zero2_offload.json")]
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    result = torchrun(tiny, whole, *zero, "--save_strategy", "steps", "--save_steps", "2")
+    assert result.returncode == 0, result.stderr
+    checkpoint = whole / "out" / "checkpoint-2"
+    result = torchrun(tiny, rest, *zero, "--resume_from_checkpoint", str(checkpoint))
+    assert result.returncode == 0, result.stderr
+    assert events(rest)["begin"][0]["first_step"] == 2
+    resumed = [(s["step"], s["loss"]) for s in events(rest)["step"]]
+    assert resumed == [(s["step"], pytest.approx(s["loss"], abs=1e-3)) for s in events(whole)["step"][2:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        # DeepSpeed takes both and does something else: stage 2 has no parameter offload.
+        (lambda z: z.update(stage=2, offload_param={"device": "cpu"}), "but active is ZeRO-2"),
+    ],
+)
+def test_zero_that_is_not_active_stops_the_run(
+    change: Callable[[dict[str, Any]], None], said: str, tiny: Path, tmp_path: Path
+) -> None:
+    config = json.loads((ZERO / "zero2.json").read_text())
+    change(config["zero_optimization"])
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(config))
+    result = torchrun(tiny, tmp_path, "--deepspeed", str(path), ranks=1)
+    assert result.returncode != 0
+    assert f"asked for ZeRO-2 (optimizer states: on the device, parameters: offloaded to cpu), {said}" in result.stderr
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_checkpoint_that_is_not_there_stops_the_run(tiny: Path, tmp_path: Path) -> None:
+    flags = ["--deepspeed", str(ZERO / "zero2.json"), "--resume_from_checkpoint", str(tmp_path)]
+    result = torchrun(tiny, tmp_path, *flags, ranks=1)
+    assert result.returncode != 0
+    assert "this host has no trainer_state.json and no latest there" in result.stderr
