@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from provision.demo.fleet import Fleet, apply_start_fleet, apply_stop_fleet
+from provision.demo.fleet import Fleet, apply_start_fleet, apply_stop_fleet, read_pip_cache
+from provision.demo.story import demo_settings
 
 ZfRun = Callable[..., "subprocess.CompletedProcess[str]"]
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -44,17 +49,23 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Fle
 
 
 @pytest.fixture(scope="session")
-def zf_run() -> ZfRun:
+def zf_run(cache: Path) -> ZfRun:
     """``zf_run(args, cwd)``: run ``invoke args`` as a user would, and return what it said.
 
     ``cwd`` is a fleet's folder (plain ``invoke`` works there), or any other, as through ``./zf``.
+    Builds are cached in ``cache``, not in the home of whoever runs the tests.
     """
+    kept = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(cache / "xdg"),
+        "PIP_CACHE_DIR": str(read_pip_cache(os.environ)),
+    }
 
     def run(
         args: Sequence[str],
         cwd: Path,
         *,
-        timeout: float = 900,
+        timeout: float = 1500,
         environ: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-P", "-m", "invoke"]
@@ -63,7 +74,7 @@ def zf_run() -> ZfRun:
         return subprocess.run(
             [*argv, *args],
             cwd=cwd,
-            env={**os.environ, **(environ or {})},
+            env=kept | (environ or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -72,3 +83,50 @@ def zf_run() -> ZfRun:
         )
 
     return run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRun:
+    """One ``invoke demo``: where, what it answered and said, and how long it took."""
+
+    folder: Path
+    code: int
+    answer: dict[str, Any]
+    said: str
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory: pytest.TempPathFactory, cache: Path, zf_run: ZfRun) -> list[DemoRun]:
+    """The demo, twice in one folder: the one long piece of work that other tests build upon."""
+    folder = tmp_path_factory.mktemp("demo") / "the demo"
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    runs = []
+    for _ in range(2):
+        started = time.monotonic()
+        done = zf_run(["demo", "--folder", str(folder), "--json"], elsewhere)
+        seconds = time.monotonic() - started
+        assert done.stdout.count("\n") == 1, done.stderr[-3000:]
+        answer = json.loads(done.stdout)
+        runs.append(
+            DemoRun(
+                folder=folder,
+                code=done.returncode,
+                answer=answer,
+                said=done.stderr,
+                seconds=seconds,
+            )
+        )
+    python = folder / "node1" / ".zerofleet" / "current" / "bin" / "python"
+    if python.exists():
+        (cache / "host_python").write_text(str(python))  # for tests/run.py: the trainer's tests
+    return runs
+
+
+@pytest.fixture(scope="session")
+def deployed(demos: list[DemoRun]) -> Iterator[Fleet]:
+    """The demo's hosts, up again: wheel built, environment deployed, a tiny model at hand."""
+    assert demos[-1].code == 0, demos[-1].said[-3000:]
+    running = apply_start_fleet(demos[-1].folder, settings=demo_settings(demos[-1].folder))
+    yield running
+    apply_stop_fleet(running)
