@@ -7,7 +7,7 @@ from pathlib import Path
 
 from provision.build.process import Command
 from provision.build.spec import BuildSpec
-from provision.build.state import EPOCH, PREFIX_MAP, STRIP
+from provision.build.state import EPOCH, MAPPED, PREFIX_MAP, STRIP
 from provision.build.toolchain import Python
 
 # What a compilation takes over from the user's environment. Not CFLAGS, CPATH and their like:
@@ -123,11 +123,11 @@ def compile_environ(
         for name, value in environ.items()
         if name in _COMPILE_INHERITS or name.startswith(_COMPILE_INHERITS_PREFIXES)
     }
-    prefixes = {
-        work / "source": "/deepspeed",
-        site_packages(environment, python): "/site-packages",
-        Path(python.header).parent: "/python",
-    }
+    own_paths = (
+        work / "source",
+        site_packages(environment, python),
+        Path(python.header).parent,
+    )
     return {
         **inherited,
         "PATH": f"{environment / 'bin'}:{environ.get('PATH', '/usr/bin:/bin')}",
@@ -138,7 +138,9 @@ def compile_environ(
         "PYTHONHASHSEED": "0",
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "CXX": str(work / "bin" / "g++"),
-        "CFLAGS": " ".join(f"{PREFIX_MAP}={path}={name}" for path, name in prefixes.items()),
+        "CFLAGS": " ".join(
+            f"{PREFIX_MAP}={path}={name}" for path, name in zip(own_paths, MAPPED, strict=True)
+        ),
         "LDFLAGS": " ".join((STRIP, *(flag for op in spec.ops for flag in op.ldflags))),
         "CCACHE_COMPILERCHECK": "content",  # its compiler is our wrapper
         "MAX_JOBS": str(jobs),

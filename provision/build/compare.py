@@ -18,7 +18,7 @@ MIN_GCC = Version("11")
 MIN_PYTHON = Version("3.11")  # of locks/build.lock
 
 
-def compare(spec: BuildSpec, toolchain: Toolchain) -> Report:
+def compare_toolchain(spec: BuildSpec, toolchain: Toolchain) -> Report:
     """What keeps this machine from building what the spec asks for: all of it, at once."""
     return Report(
         findings=(

@@ -94,7 +94,7 @@ def build_string(spec: BuildSpec, source: Source) -> str:
 def plan_build(spec: BuildSpec, toolchain: Toolchain, state: BuildState) -> BuildPlan:
     """Decide a build. ``steps`` is empty when the wheel is already there.
 
-    Call it when toolchain.compare found nothing that fails.
+    Call it when compare_toolchain found nothing that fails.
 
     Raises:
         ConfigError: the cache's path can't be built in, or the source has a local version.

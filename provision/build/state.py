@@ -22,6 +22,8 @@ LOCK = Path(__file__).parents[2] / "locks" / "build.lock"
 #: prefix map keeps this machine's paths out of the binary, so that two builds agree to the byte.
 STRIP = "-Wl,--strip-debug"
 PREFIX_MAP = "-ffile-prefix-map"
+#: What stands in the binary for the source, site-packages and Python's headers, in this order.
+MAPPED = ("/deepspeed", "/site-packages", "/python")
 #: Timestamps within the wheel: the first that zip can hold.
 EPOCH = 315532800  # 1980-01-01
 
@@ -96,7 +98,7 @@ def read_wheels_of(
 
 
 def require_python(toolchain: Toolchain) -> Python:
-    """The interpreter; ConfigError when it does not run (toolchain.compare says so as well)."""
+    """The interpreter; ConfigError when it does not run (compare_toolchain says so as well)."""
     if toolchain.python is None:
         raise ConfigError(
             "--python",
@@ -134,7 +136,14 @@ def wheel_key(
             "compiler": toolchain.compiler_name,
             "cpu": spec.cpu.name,
             "epoch": EPOCH,
-            "flags": [STRIP, PREFIX_MAP, *(flag for op in spec.ops for flag in op.ldflags)],
+            # Not of the wheel's content, but of what its manifest can promise.
+            "isa_checked": bool(toolchain.objdump),
+            "flags": [
+                STRIP,
+                PREFIX_MAP,
+                *MAPPED,
+                *(flag for op in spec.ops for flag in op.ldflags),
+            ],
             "lock": lock_sha256,
             "ops": list(spec.op_names),
             "python": require_python(toolchain).tag,

@@ -44,6 +44,7 @@ def test_second_build_says_that_it_waits(tmp_path: Path) -> None:
         def say(line: str) -> None:
             said.append(line)
             holder.stdin.close()  # lets it go
+            holder.wait()
 
         with apply_lock(layout, say), layout.lock.open() as other, pytest.raises(OSError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 from packaging.version import Version
 
-from provision.build.compare import compare
+from provision.build.compare import compare_toolchain
 from provision.build.spec import parse_build_spec
 from provision.build.toolchain import GIB
 from provision.findings import Level
 
 
 def failing(spec, toolchain) -> dict[str, str]:
-    return {f.subject: str(f) for f in compare(spec, toolchain).failing}
+    return {f.subject: str(f) for f in compare_toolchain(spec, toolchain).failing}
 
 
 def test_a_machine_that_can_build(spec, make_toolchain) -> None:
-    report = compare(spec, make_toolchain())
+    report = compare_toolchain(spec, make_toolchain())
     assert report.ok
     assert {f.subject for f in report.findings} == {"CPU", "Python", "compiler", "disk"}
 
@@ -59,7 +59,7 @@ def test_python_without_its_parts(spec, make_toolchain) -> None:
 
 
 def test_little_memory_or_disk_is_a_warning(spec, make_toolchain) -> None:
-    report = compare(spec, make_toolchain(memory=GIB, disk=5 * GIB))
+    report = compare_toolchain(spec, make_toolchain(memory=GIB, disk=5 * GIB))
     assert report.ok
     warned = {f.subject for f in report.findings if f.level is Level.WARN}
     assert warned == {"memory", "disk"}

@@ -175,6 +175,7 @@ def test_wheel_key_sees_whatever_decides_the_content(make_toolchain, make_state,
         key(environment=replace(environment, torch="2.13.0+cu130")),
         key(environment=replace(environment, requires=(other_torch,))),
         key(lock="34"),
+        key(toolchain=make_toolchain(objdump="")),
     ]
     assert len(set(keys)) == len(keys)
     assert key({"jobs": 1, "out": "/elsewhere"}) == keys[0]
