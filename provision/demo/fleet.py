@@ -72,6 +72,7 @@ def apply_start_fleet(
     """
     from provision.demo.sshd import apply_make_key
 
+    folder = folder.absolute()
     guard = apply_claim(folder)
     keys, logs = folder / "keys", folder / "logs"
     for made in (keys, logs):

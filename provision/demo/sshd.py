@@ -17,15 +17,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
-import fcntl
 import getpass
 import json
 import os
 import signal as signals
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +32,7 @@ import asyncssh
 
 from provision.demo.login import login_environ, read_user_pip_config
 from provision.demo.power import apply_power_cut
+from provision.demo.terminal import apply_own, apply_size
 
 PR_SET_CHILD_SUBREAPER = 36
 #: What sshd_config's AcceptEnv lets a client set on Debian and Fedora.
@@ -111,7 +109,7 @@ class Session(asyncssh.SSHServerProcess[bytes]):
     def exception_received(self, exc: Exception) -> None:
         """A new window size reaches the terminal; a break means nothing to a command."""
         if self.terminal is not None and isinstance(exc, asyncssh.TerminalSizeChanged):
-            set_size(self.terminal, exc.width, exc.height)
+            apply_size(self.terminal, exc.width, exc.height)
 
     def kill(self, number: int | None) -> None:
         """Signal the command's process group, while it is ours (not yet reaped)."""
@@ -175,23 +173,13 @@ class Session(asyncssh.SSHServerProcess[bytes]):
                 cwd=home, env=environ, start_new_session=True,
             )  # fmt: skip
         self.terminal, other = os.openpty()
-        set_size(self.terminal, *self.term_size[:2])
+        apply_size(self.terminal, *self.term_size[:2])
         environ["TERM"] = self.term_type
         with os.fdopen(other, "r+b", buffering=0) as side:
             return subprocess.Popen(
                 shell, stdin=side, stdout=side, stderr=side,
-                cwd=home, env=environ, start_new_session=True, preexec_fn=own_terminal,  # noqa: PLW1509 (one thread)
+                cwd=home, env=environ, start_new_session=True, preexec_fn=apply_own,  # noqa: PLW1509 (one thread)
             )  # fmt: skip
-
-
-def own_terminal() -> None:
-    """In the new session, make standard input its controlling terminal (Ctrl-C works)."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def set_size(terminal: int, width: int, height: int) -> None:
-    """Tell programs on ``terminal`` its size in characters."""
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
 
 async def copy_out(source: IO[bytes], sink: asyncssh.SSHWriter[bytes]) -> None:
@@ -257,7 +245,10 @@ async def apply_serve(options: argparse.Namespace) -> None:
     loop.add_signal_handler(signals.SIGCHLD, served.reap)
     for number in (signals.SIGTERM, signals.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_reader(0, stop_at_end, stop)
+    try:
+        loop.add_reader(0, stop_at_end, stop)
+    except PermissionError:  # a file, or /dev/null
+        sys.exit("standard input must be a pipe or a terminal: its end stops this host")
     os.chdir(home)  # relative SFTP paths start here
     listener = await asyncssh.create_server(
         lambda: Login(served),
