@@ -20,6 +20,7 @@ from provision.build.state import read_state
 from provision.build.toolchain import read_toolchain
 from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
+from provision.fleet import connected, error_report
 from provision.hosts.facts import gather_facts
 from provision.hosts.inventory import read_inventory
 from provision.hosts.parity import compare
@@ -35,7 +36,7 @@ from provision.launch.prepare import (
     read_new_run_id,
     read_run_recipe,
 )
-from provision.remote import SshOptions, connected, error_report
+from provision.remote import SshOptions
 from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
 

@@ -5,10 +5,6 @@ Stricter than Fabric's defaults on purpose: Fabric accepts any host key without 
 unless ``--accept-new`` was given, and then only an *unknown* one. ``~/.ssh/config`` (HostName,
 User, Port, IdentityFile, IdentitiesOnly, ProxyJump, UserKnownHostsFile) is honoured. Nothing ever
 asks for a password: hosts are reached in parallel.
-
-Every call over several hosts returns a value *or an error for each host*, never only the first
-failure (fabric's ThreadingGroup has no cap and breaks with gateways,
-https://github.com/fabric/fabric/issues/2065).
 """
 
 from __future__ import annotations
@@ -19,21 +15,17 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from provision.errors import ConfigError, HostError, ProvisionError, UnreachableError
-from provision.findings import SSH, Finding, Level, Report
-from provision.hosts.inventory import Host, Inventory
+from provision.errors import ConfigError, HostError, UnreachableError
+from provision.hosts.inventory import Host
 from provision.script import parse_answer, script_argv, text_argv
-from provision.steps import Phase, Plan, Put, Run, Step
+from provision.steps import Phase, Put, Run, Step
 
 Say = Callable[[str], None]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,102 +36,6 @@ class SshOptions:
     connect_timeout: int = 10
     accept_new: bool = False
     workers: int = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fleet:
-    """The hosts of one command, with connections that are opened once and shared."""
-
-    inventory: Inventory
-    options: SshOptions = field(default_factory=SshOptions)
-    connections: dict[str, Remote] = field(default_factory=dict, repr=False)
-
-    def fan_out(
-        self, call: Callable[[Remote], T], hosts: Sequence[str] = ()
-    ) -> dict[str, T | ProvisionError]:
-        """``call`` on each host side by side (all, or those named): its value or its error.
-
-        Ctrl-C cuts the connections, so that no thread is left waiting.
-        """
-        chosen = [h for h in self.inventory if not hosts or h.label in hosts]
-
-        def one(host: Host) -> T | ProvisionError:
-            try:
-                return call(self._remote(host))
-            except ProvisionError as error:
-                return error
-
-        pool = ThreadPoolExecutor(max_workers=max(1, min(self.options.workers, len(chosen))))
-        try:
-            futures = {host.label: pool.submit(one, host) for host in chosen}
-            return {label: future.result() for label, future in futures.items()}
-        except KeyboardInterrupt:
-            self.close()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def ask(
-        self, script: str, args: dict[str, Sequence[str]] | Sequence[str] = ()
-    ) -> dict[str, dict[str, object] | ProvisionError]:
-        """Run ``onhost/<script>.py`` on every host; its answers, keyed by host."""
-
-        def call(remote: Remote) -> dict[str, object]:
-            own = args.get(remote.label, ()) if isinstance(args, dict) else args
-            return remote.ask(script, own)
-
-        return self.fan_out(call, tuple(args) if isinstance(args, dict) else ())
-
-    def apply(self, plan: Plan, say: Say) -> None:
-        """Carry out a plan, phase by phase; within a phase, hosts side by side.
-
-        Raises the first host's error (in host order) after all hosts of that phase came to an
-        end; later phases are then not begun.
-        """
-        for phase in plan.phases:
-            say(f"{phase.name}: {', '.join(phase.hosts)}")
-            outcomes = self.fan_out(lambda remote, p=phase: remote.apply(p, say), phase.hosts)  # type: ignore[misc]
-            errors = [e for e in outcomes.values() if isinstance(e, ProvisionError)]
-            for error in errors[1:]:
-                say(str(error))
-            if errors:
-                raise errors[0]
-
-    def _remote(self, host: Host) -> Remote:
-        if host.label not in self.connections:
-            self.connections[host.label] = Remote(
-                label=host.label, cxn=_connection(host, self.options)
-            )
-        remote = self.connections[host.label]
-        remote.open()
-        return remote
-
-    def address(self, label: str) -> str:
-        """The address or name that the host is reached at (HostName of ssh_config, or its name)."""
-        host = next(host for host in self.inventory if host.label == label)
-        return str(self._remote(host).cxn.host)
-
-    def disconnect(self, label: str) -> None:
-        """Drop one host's connection; the next call to it connects anew."""
-        remote = self.connections.pop(label, None)
-        if remote is not None:
-            # Closing waits for a peer that may be gone: not in the caller's time.
-            threading.Thread(target=remote.close, daemon=True).start()
-
-    def close(self) -> None:
-        """Close every connection."""
-        for remote in self.connections.values():
-            remote.close()
-
-
-@contextmanager
-def connected(inventory: Inventory, options: SshOptions) -> Iterator[Fleet]:
-    """A fleet whose connections are closed at the end."""
-    fleet = Fleet(inventory=inventory, options=options)
-    try:
-        yield fleet
-    finally:
-        fleet.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,10 +172,10 @@ class _Lines(io.StringIO):
         return len(text)
 
 
-def _connection(host: Host, options: SshOptions) -> Any:
+def make_connection(host: Host, options: SshOptions) -> Any:
+    """A fabric.Connection to a host, not opened yet; strict about host keys, gateways included."""
     # fabric costs ~1 s to import: only commands that connect pay for it.
     import fabric
-
     from paramiko.client import RejectPolicy
 
     # paramiko logs whole tracebacks of refused connections; explain() says it in one line.
@@ -370,21 +266,3 @@ def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
         found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
         remedy = "is the host up, and its SSH server on that port?"
     return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)
-
-
-def error_report(answers: dict[str, Any]) -> Report:
-    """Findings for the hosts of a fan-out that gave an error in place of a value."""
-    return Report(
-        findings=tuple(
-            Finding(
-                host=label,
-                subject=SSH if isinstance(error, UnreachableError) else "answer",
-                level=Level.ERROR,
-                found=error.found,
-                expected=error.expected,
-                remedy=error.remedy,
-            )
-            for label, error in answers.items()
-            if isinstance(error, ProvisionError)
-        )
-    )

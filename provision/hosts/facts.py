@@ -13,7 +13,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from provision.errors import ProvisionError
-from provision.remote import Fleet
+from provision.fleet import Fleet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from provision.errors import ProvisionError
-from provision.remote import Fleet, Remote
+from provision.fleet import Fleet
+from provision.remote import Remote
 from provision.script import parse_answer, script_argv
 
 Answers = Mapping[str, Mapping[str, Any] | ProvisionError]

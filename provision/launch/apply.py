@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import ProvisionError
+from provision.fleet import Fleet
 from provision.launch.collect import apply_collect
 from provision.launch.failure import RunOutcome, parse_outcome
 from provision.launch.plan import LaunchPlan
-from provision.launch.progress import Turn, Watch, advance, begin_watch, stop_all
-from provision.remote import Fleet, Remote, Say
+from provision.launch.progress import SILENCE, Turn, Watch, advance, begin_watch, stop_all
+from provision.remote import Remote, Say
 from provision.script import script_argv
 
-#: How often a host that fell silent is connected to anew before it counts as lost.
-_RECONNECTS = 2
+#: How often in a row a host is connected to anew before it counts as lost, and the pause before.
+_RECONNECTS = 3
+_PAUSE = 2.0
 
 Events = queue.Queue[tuple[str, dict[str, Any]]]
 
@@ -129,11 +131,13 @@ def _next(watch: Watch, events: Events, follow: _Followers) -> Turn:
         host, event = events.get(timeout=1)
     except queue.Empty:
         for host in watch.silent(time.monotonic()):
-            follow.restart(host, watch)
+            if time.monotonic() - follow.begun[host] > SILENCE:
+                follow.restart(host, watch)
         return Turn(watch=watch)
     if "broken" in event:
         follow.restart(host, watch, event["broken"])
         return Turn(watch=watch)
+    follow.heard(host)
     return advance(watch, host, event, time.monotonic())
 
 
@@ -143,16 +147,20 @@ class _Followers:
     def __init__(self, fleet: Fleet, launch: LaunchPlan, events: Events) -> None:
         self._fleet, self._launch, self._events = fleet, launch, events
         self._tries: dict[str, int] = dict.fromkeys(launch.run_dirs, 0)
+        #: When each host's present connection was begun: it too is given time to speak.
+        self.begun: dict[str, float] = {}
+        self._current: dict[str, int] = dict.fromkeys(launch.run_dirs, 0)
 
     def start(self, host: str, watch: Watch) -> None:
         """Follow a host from where it was read to."""
         offsets = json.dumps(dict(watch.hosts[host].offsets))
         args = [self._launch.run_dirs[host], "--from-offsets", offsets]
-        number = self._tries[host]
+        self.begun[host] = time.monotonic()
+        number, pause = self._current[host], _PAUSE * self._tries[host]
 
         def put(event: dict[str, Any]) -> None:
             # What an abandoned connection still delivers was, or will be, read by the next one.
-            if self._tries[host] == number:
+            if self._current[host] == number:
                 self._events.put((host, event))
 
         def call(remote: Remote) -> None:
@@ -161,15 +169,21 @@ class _Followers:
                 put({"broken": err.strip().splitlines()[-1] if err.strip() else f"exit {code}"})
 
         def run() -> None:
+            time.sleep(pause)  # a host that has just refused needs a moment; the first try does not
             answer = self._fleet.fan_out(call, (host,))[host]
             if isinstance(answer, ProvisionError):
                 put({"broken": str(answer)})
 
         threading.Thread(target=run, name=f"follow {host}", daemon=True).start()
 
+    def heard(self, host: str) -> None:
+        """An event arrived: only tries in vain, one after another, count against a host."""
+        self._tries[host] = 0
+
     def restart(self, host: str, watch: Watch, reason: str = "silent") -> None:
         """Connect anew and go on reading; after a few tries in vain the host is lost."""
         self._tries[host] += 1
+        self._current[host] += 1
         self._fleet.disconnect(host)
         if self._tries[host] > _RECONNECTS:
             self._events.put((host, {"lost": f"no connection any more ({reason})"}))

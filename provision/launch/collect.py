@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import HostError, ProvisionError
+from provision.fleet import Fleet
 from provision.launch.plan import LaunchPlan
-from provision.remote import Fleet, Remote, Say
+from provision.remote import Remote, Say
 
 #: What of a run folder is worth having at hand, beside the output.
 _RECORDS = ("exit.json", "plan.json", "node.log", "supervisor.log", "metrics.jsonl")
@@ -82,9 +83,9 @@ def apply_collect(fleet: Fleet, launch: LaunchPlan, folder: Path, say: Say) -> P
             if fetch.host == remote.label:
                 _apply_fetch(remote, fetch, folder)
 
-    for answer in fleet.fan_out(call, tuple(files)).values():
-        if isinstance(answer, ProvisionError):
-            raise answer
+    for error in fleet.fan_out(call, tuple(files)).values():
+        if error is not None:
+            raise error
     return folder / "output"
 
 

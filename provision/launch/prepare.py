@@ -84,6 +84,7 @@ def make_run_hosts(
     for node_rank, host in enumerate(inventory):
         fact = facts[host.label]
         slots = host.slots or (len(fact.gpus) if accelerator != "cpu" else 1) or 1
+        here = [f for f in facts.values() if f["boot_id"].value == fact["boot_id"].value]
         peer = addresses[min(1, len(addresses) - 1)] if node_rank == 0 else addresses[0]
         hosts.append(
             RunHost(
@@ -92,11 +93,16 @@ def make_run_hosts(
                 home=fact.home,
                 nproc_per_node=slots,
                 socket_interface=fact.route(peer).get("interface"),
-                cores=fact["cpu.cores"].value,
+                cores=_share(fact["cpu.cores"].value, len(here)),
                 boot_id=fact["boot_id"].value,
             )
         )
     return tuple(hosts)
+
+
+def _share(cores: int | None, hosts: int) -> int | None:
+    """A host's cores, where several names reach one machine: they share it."""
+    return None if cores is None else max(1, cores // max(1, hosts))
 
 
 def make_wanted(
