@@ -18,6 +18,7 @@ from provision.build.plan import plan_build
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_toolchain
+from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.fleet import connected, error_report
@@ -65,6 +66,8 @@ HELP = {
     "master_addr": "address of the first host as the others reach it (default: its SSH address)",
     "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
     "runs": "local folder that results are collected to (default runs/)",
+    "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
+    "keep": "leave the demo's hosts up until Ctrl-C",
     "dry_run": "read everything, print the plan, change nothing",
     "json": "one JSON object on stdout, everything else on stderr",
 }
@@ -206,5 +209,14 @@ def train(out, s):
         out.outcome(apply_launch(fleet, launch, s.runs, out.say, clocks))
 
 
-ns = Collection(build_deepspeed, hosts, parity, deploy, preflight, train)
+@task(auto_shortflags=False, help={flag: HELP[flag] for flag in ("folder", "keep", "json")})
+def demo(_, folder=None, keep=False, json=False):
+    """Show the whole chain on this machine: two SSH hosts, a wheel, a fine-tune over both."""
+    with show.answer(json=json) as out:
+        result = apply_demo(folder=folder, keep=keep, json=json, say=out.say)
+        out.add(**result)
+        out.exit = result["exit"]
+
+
+ns = Collection(build_deepspeed, hosts, parity, deploy, preflight, train, demo)
 ns.configure({"zerofleet": DEFAULTS})
