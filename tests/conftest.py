@@ -15,7 +15,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 MAY_SKIP = (
     "needs a GPU",
     "needs nvcc",
-    "needs not root",
+    "root may",
     "needs root",
     "needs qemu",
     "needs slurm",

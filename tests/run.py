@@ -110,7 +110,7 @@ def trainer(total: Total, args: list[str]) -> None:
     else:
         # Last on its path, and never installed into it: the environment is tested as deployed.
         start = f"import sys; sys.path.append({str(target)!r}); import pytest; "
-        start += "sys.exit(pytest.console_main())"
+        start += "sys.exit(pytest.main())"
         pytest(total, "trainer", ["tests/trainer", *args], [python, "-c", start])
 
 

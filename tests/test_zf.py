@@ -197,7 +197,7 @@ def test_a_checkout_that_can_not_be_written(copy: Path, tmp_path: Path) -> None:
     assert "set ZEROFLEET_VENV to a folder that can be written" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="needs not root: root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_checkout(copy: Path) -> None:
     copy.chmod(0o555)
     done = zf(copy)

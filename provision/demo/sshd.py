@@ -235,7 +235,8 @@ def stop_at_end(stop: asyncio.Event) -> None:
 
 async def apply_serve(options: argparse.Namespace) -> None:
     """Listen until told to stop, then take the host's processes down with it."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        sys.exit("this kernel can't hand orphans to this process: Linux 3.4 or newer is needed")
     user, home = getpass.getuser(), options.home.resolve()
     keys = asyncssh.read_public_key_list(options.authorized_keys)
     environ = read_user_pip_config(os.environ) | dict(os.environ)
