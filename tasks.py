@@ -97,7 +97,7 @@ def command(*flags):
                 body(out, read_settings(c.config.zerofleet, **given))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        defaults = {"set": (), "accept_new": False, "dry_run": False, "json": False}
+        defaults = {"accept_new": False, "dry_run": False, "json": False}
         run.__signature__ = inspect.Signature(
             [inspect.Parameter("c", kind)]
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]

@@ -32,7 +32,8 @@ def output_folder(path: str) -> dict[str, object]:
         folder = os.path.dirname(folder)
     answer: dict[str, object] = {"path": path, "nearest": folder}
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".zerofleet-"):
+        # A file without a name where Linux can make one: not even the folder's time changes.
+        with tempfile.TemporaryFile(dir=folder, prefix=".zerofleet-"):
             pass
         answer["free"] = shutil.disk_usage(folder).free
     except OSError as error:

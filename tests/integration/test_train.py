@@ -1,0 +1,146 @@
+"""Runs over two real hosts: torchrun, DeepSpeed and gloo for real, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from provision.demo.fleet import Fleet
+    from tests.integration.conftest import ZfRun
+
+QUICK = ["--set", "max_steps=2", "--set", "gradient_accumulation_steps=1"]
+ENDLESS = ["--set", "max_steps=100000"]
+
+
+def start_train(fleet: Fleet, *args: str) -> subprocess.Popen[str]:
+    """``invoke train`` left running; its own process group, as a terminal gives it."""
+    argv = [sys.executable, "-P", "-m", "invoke", "train", "--json", *args]
+    return subprocess.Popen(
+        argv,
+        cwd=fleet.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_until(found: Callable[[], object], seconds: float = 120) -> object:
+    """The first true value; a test's own bound, not a measure of speed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = found()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise AssertionError(f"nothing within {seconds} s")
+
+
+def newest_run(fleet: Fleet, known: set[Path]) -> Path:
+    """Node 0's folder of a run that was not known, once training made a step."""
+    runs = fleet.hosts[0].home / ".zerofleet" / "runs"
+
+    def look() -> Path | None:
+        for run in set(runs.glob("*")) - known:
+            metrics = run / "metrics.jsonl"
+            if metrics.exists() and '"step"' in metrics.read_text():
+                return run
+        return None
+
+    return wait_until(look)  # type: ignore[return-value]
+
+
+def runs_of(fleet: Fleet) -> set[Path]:
+    return set((fleet.hosts[0].home / ".zerofleet" / "runs").glob("*"))
+
+
+def alive_below(run: str) -> list[str]:
+    """Processes of a run, by its name in their environment or arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"ZEROFLEET_RUN={run}".encode() in text:
+            found.append(process.name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("zero", "offload"), [("1", "none"), ("2", "none"), ("3", "none"), ("3", "all")]
+)
+def test_every_stage_trains_and_brings_its_adapter(
+    deployed: Fleet, zf_run: ZfRun, zero: str, offload: str
+) -> None:
+    args = ["train", "--zero", zero, "--offload", offload, *QUICK, "--json"]
+    done = zf_run(args, deployed.folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    assert answer["state"] == "finished"
+    assert [r["host"] for r in answer["ranks"]] == ["node1", "node2"]
+    assert answer["first_failure"] is None
+    assert answer["jit_compiled"] == []
+    assert (Path(answer["adapter"]) / "adapter_model.safetensors").is_file()
+    assert f"ZeRO-{zero}" in done.stderr
+
+
+def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(deployed: Fleet) -> None:
+    known = runs_of(deployed)
+    train = start_train(deployed, *ENDLESS)
+    run = newest_run(deployed, known)
+    other = deployed.hosts[1].home / ".zerofleet" / "runs" / run.name / "record.json"
+    torchrun = json.loads(other.read_text())["torchrun"]["pid"]
+    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    out, err = train.communicate(timeout=120)
+    assert train.returncode == 5, err[-3000:]
+    answer = json.loads(out)
+    assert answer["state"] == "failed"
+    assert answer["first_failure"]["host"] == "node2"
+    assert answer["first_failure"]["rank"] == 1
+    assert "SIGKILL" in answer["first_failure"]["reason"]
+    assert alive_below(run.name) == []
+
+
+def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet) -> None:
+    known = runs_of(deployed)
+    train = start_train(deployed, *ENDLESS)
+    run = newest_run(deployed, known)
+    os.kill(train.pid, signal.SIGINT)
+    out, err = train.communicate(timeout=120)
+    assert train.returncode == 130, err[-3000:]
+    answer = json.loads(out)
+    assert (answer["ok"], answer["state"]) == (False, "stopped")
+    assert {rank["state"] for rank in answer["ranks"]} == {"stopped"}
+    assert alive_below(run.name) == []
+
+
+def test_a_run_outlives_its_controller(deployed: Fleet) -> None:
+    known = runs_of(deployed)
+    train = start_train(deployed, "--set", "max_steps=6")
+    run = newest_run(deployed, known)
+    train.kill()
+    train.wait()
+    wait_until((run / "exit.json").exists)
+    assert json.loads((run / "exit.json").read_text())["state"] == "finished"
+    wait_until(lambda: not alive_below(run.name))
+
+
+def test_an_error_of_the_trainer_is_told_with_its_own_words(deployed: Fleet, zf_run: ZfRun) -> None:
+    done = zf_run(["train", "--set", "no_such_flag=1", "--json"], deployed.folder)
+    assert done.returncode == 5, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    assert answer["state"] == "failed"
+    assert "no_such_flag" in json.dumps(answer["first_failure"])
