@@ -1,7 +1,7 @@
 """What a run can be asked for: the flags of ``trainer.sft``.
 
-Every flag of transformers' TrainingArguments is one too; only defaults differ here. recipes/sft.yaml
-lists the flags that a run usually sets.
+Every flag of transformers' TrainingArguments is one too; only defaults differ here.
+recipes/sft.yaml lists the flags that a run usually sets.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ class ModelArgs:
         default="main", metadata={"help": "Branch, tag or commit, when the model is a hub id."}
     )
     trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model. Off: its code is not yours."}
+        default=False,
+        metadata={"help": "Run code that comes with the model. Off: its code is not yours."},
     )
     attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "eager, sdpa, flex_attention, flash_attention_2 or flash_attention_3. Default: the "
-            "model's own choice. One that can't be had here is an error, never replaced by another."
+            "help": "eager, sdpa, flex_attention, flash_attention_2 or flash_attention_3. Default: "
+            "the model's own choice. One that can't be had here is an error, never replaced."
         },
     )
     chat_template: str | None = field(
-        default=None, metadata={"help": "Jinja file to use in place of the tokenizer's chat template."}
+        default=None,
+        metadata={"help": "Jinja file to use in place of the tokenizer's chat template."},
     )
 
 
@@ -75,7 +77,7 @@ class LoraArgs:
     target_modules: str = field(
         default="all",
         metadata={
-            "help": "all (every linear layer except the output layer), or names separated by commas."
+            "help": "all (every linear layer except the output layer), or names, with commas."
         },
     )
     lora_rank: int = field(default=8, metadata={"help": "Rank of the adapter."})
@@ -110,7 +112,7 @@ class SftArgs(TrainingArguments):
     save_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        """Turn activation checkpointing on, unless either of its names was set; see to a CPU run."""
+        """Turn activation checkpointing on, unless either of its names was set."""
         if self.activation_checkpointing is None and self.gradient_checkpointing is None:
             self.activation_checkpointing = True
         if not torch.accelerator.is_available():
@@ -140,14 +142,15 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, 
     """The flags of a run.
 
     Making the SftArgs starts the process group and, with ``--deepspeed``, registers the DeepSpeed
-    configuration. It must therefore come before ``from_pretrained``: only then does ZeRO-3 split the
-    model while it loads
-    (https://huggingface.co/docs/transformers/deepspeed#zero-3).
+    configuration. It must therefore come before ``from_pretrained``: only then does ZeRO-3 split
+    the model while it loads (https://huggingface.co/docs/transformers/deepspeed#zero-3).
     """
     parser = HfArgumentParser((ModelArgs, DataArgs, LoraArgs, SftArgs), allow_abbrev=False)
     model, data, lora, training = parser.parse_args_into_dataclasses(args=argv)
     if data.model_max_length < 8:
-        raise RequestError(f"--model_max_length {data.model_max_length}: at least 8 tokens are needed")
+        raise RequestError(
+            f"--model_max_length {data.model_max_length}: at least 8 tokens are needed"
+        )
     if training.output_dir is None:
         raise RequestError("--output_dir is missing: where the trained weights are to go")
     return model, data, lora, training

@@ -8,7 +8,6 @@ template, and a template for which that can't be done exactly is an error.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -116,9 +115,7 @@ def _good_rows(paths: str, limit: int | None) -> Iterator[Row]:
         raise RequestError(f"{paths}: bad rows (the first {len(problems)}):\n  {lines}")
 
 
-def encode(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages
-) -> tuple[np.ndarray, np.ndarray]:
+def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[np.ndarray, np.ndarray]:
     """(input_ids, labels) of a conversation, int32 and not truncated.
 
     A token is learned when it begins inside an answer; so a token that holds the last of the
@@ -126,8 +123,8 @@ def encode(
     """
     if not tokenizer.is_fast:
         raise RequestError(
-            f"the tokenizer {type(tokenizer).__name__} can't tell where its tokens begin in the text: "
-            "use a model with a fast tokenizer (tokenizer.json)"
+            f"the tokenizer {type(tokenizer).__name__} can't tell where its tokens begin in the "
+            "text: use a model with a fast tokenizer (tokenizer.json)"
         )
     text, spans = answer_spans(tokenizer, messages)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -181,7 +178,13 @@ def _answer_start(tokenizer: PreTrainedTokenizerBase, before: Messages, text: st
     # in it, and write answers without one.
     if not text.startswith(_render(tokenizer, before)):
         raise RequestError(_NOT_EXACT)
-    return len(os.path.commonprefix([text, prompt]))
+    return _shared(text, prompt)
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    differ = (n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differ, min(len(a), len(b)))
 
 
 def _after_final_answer(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -202,8 +205,8 @@ def _stop_length(tokenizer: PreTrainedTokenizerBase, after: str, final: str) -> 
     if not special:
         return 0
     one = "(?:" + "|".join(map(re.escape, sorted(special, key=len, reverse=True))) + ")"
-    shared = os.path.commonprefix([after, final])
-    stop = re.match(rf"\s*{one}+", shared) or re.match(rf"\s*{one}", after)
+    both = after[: _shared(after, final)]
+    stop = re.match(rf"\s*{one}+", both) or re.match(rf"\s*{one}", after)
     return stop.end() if stop else 0
 
 
@@ -227,7 +230,7 @@ def teaches_to_stop(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 class Collator:
-    """Pads rows on the right to the longest of the batch (and to a multiple of 8, for tensor cores)."""
+    """Pads rows on the right to the longest of the batch, in steps of 8 for tensor cores."""
 
     def __init__(self, pad_id: int) -> None:
         self.pad_id = pad_id

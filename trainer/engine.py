@@ -33,7 +33,8 @@ class Zero:
     def __str__(self) -> str:
         if not self.stage:
             return "no ZeRO"
-        return f"ZeRO-{self.stage} (optimizer states: {_place(self.optimizer)}, parameters: {_place(self.parameters)})"
+        states, parameters = _place(self.optimizer), _place(self.parameters)
+        return f"ZeRO-{self.stage} (optimizer states: {states}, parameters: {parameters})"
 
 
 def _place(device: str) -> str:
@@ -92,8 +93,8 @@ def require_zero(asked: Zero, active: Zero) -> None:
     """Raise RequestError unless what was asked for is what is active."""
     if asked != active:
         raise RequestError(
-            f"asked for {asked}, but active is {active}: the file given with --deepspeed is not what "
-            "the engine runs"
+            f"asked for {asked}, but active is {active}: the file given with --deepspeed is not "
+            "what the engine runs"
         )
 
 

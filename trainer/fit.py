@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from trainer.metrics import Metrics, peak_memory
 
 
 class CountingTrainer(Trainer):
-    """A Trainer that counts tokens where they are, and asks the ranks for the sum only when logging.
+    """A Trainer that counts tokens on each rank, and adds the ranks up only when it logs.
 
-    transformers' own count (include_num_input_tokens_seen) waits for every rank in every micro-batch.
+    transformers' own count (include_num_input_tokens_seen) waits for all ranks in each micro-batch.
     """
 
     _tokens: torch.Tensor | int = 0
@@ -107,11 +106,11 @@ def checked_checkpoint(training: SftArgs) -> str | None:
     if folder is None:
         return None
     needed = ["trainer_state.json"] + (["latest"] if training.deepspeed else [])
-    missing = [name for name in needed if not os.path.isfile(os.path.join(folder, name))]
+    missing = [name for name in needed if not Path(folder, name).is_file()]
     if missing:
         raise RequestError(
-            f"--resume_from_checkpoint {folder}: this host has no {' and no '.join(missing)} there; "
-            "every host needs the checkpoint's common files beside its own ranks' shards"
+            f"--resume_from_checkpoint {folder}: this host has no {' and no '.join(missing)} "
+            "there; every host needs the checkpoint's common files beside its own ranks' shards"
         )
     return folder
 

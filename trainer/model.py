@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -40,8 +41,8 @@ def load_tokenizer(args: ModelArgs) -> PreTrainedTokenizerBase:
         tokenizer.chat_template = Path(args.chat_template).read_text(encoding="utf-8")
     if not tokenizer.chat_template:
         raise RequestError(
-            f"{args.tokenizer_name_or_path or args.model_name_or_path} has no chat template (a base "
-            "model, not an instruct one?): give one with --chat_template FILE"
+            f"{args.tokenizer_name_or_path or args.model_name_or_path} has no chat template (a "
+            "base model, not an instruct one?): give one with --chat_template FILE"
         )
     if tokenizer.pad_token_id is None:
         # Padding is masked from attention and loss, so any token will do.
@@ -67,8 +68,8 @@ def load_model(args: ModelArgs, dtype: torch.dtype) -> PreTrainedModel:
     wanted = args.attn_implementation
     if wanted in FLASH and not FLASH[wanted][1]():
         raise RequestError(
-            f"--attn_implementation {wanted} needs a GPU it supports and the package {FLASH[wanted][0]}, "
-            "which are not here: install it on every host, or use sdpa"
+            f"--attn_implementation {wanted} needs a GPU it supports and the package "
+            f"{FLASH[wanted][0]}, which are not here: install it on every host, or use sdpa"
         )
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -79,7 +80,7 @@ def load_model(args: ModelArgs, dtype: torch.dtype) -> PreTrainedModel:
             **({"attn_implementation": wanted} if wanted else {}),
         )
     except (ImportError, ValueError) as error:
-        if wanted and "attn" in str(error).lower() or wanted and "attention" in str(error).lower():
+        if wanted and re.search("attn|attention", str(error), re.IGNORECASE):
             raise RequestError(f"--attn_implementation {wanted}: {error}") from error
         raise
     if wanted and model.config._attn_implementation != wanted:

@@ -66,7 +66,7 @@ class BadRow(Exception):
 
 
 def read_rows(paths: str) -> Iterator[Union[Row, Problem]]:
-    """Every row of the comma-separated files and folders, in a fixed order; bad ones as problems."""
+    """Every row of the comma-separated files and folders, in order; bad ones as problems."""
     for path in paths.split(","):
         for file in _files(path.strip()):
             if isinstance(file, Problem):

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning, full or LoRA, under torchrun:
+r"""Supervised fine-tuning, full or LoRA, under torchrun:
 
-    python -m torch.distributed.run ... -m trainer.sft --model_name_or_path MODEL \\
+    python -m torch.distributed.run ... -m trainer.sft --model_name_or_path MODEL \
         --train_file_dir DATA --output_dir OUT --deepspeed zero_configs/zero2.json
 
 Flags: trainer/args.py and every one of transformers' TrainingArguments.
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tokenizer = model.load_tokenizer(model_args)
     if not data.teaches_to_stop(tokenizer):
-        say("note: the chat template ends answers without a special token; their end is not learned")
+        say("note: the chat template ends answers with no special token; their end is not learned")
 
     def features(paths: str | None, limit: int | None) -> data.Features | None:
         if paths is None:

@@ -1,7 +1,8 @@
 """A tiny random Qwen3 to try a cluster with: ``python -m trainer.tiny OUTPUT_DIR [--data PATH]``.
 
-Same architecture, tokenizer kind and chat format as a real Qwen3, about 160,000 parameters, the same
-bytes for the same data and versions. It knows nothing; a few steps of training make its loss fall.
+Same architecture, tokenizer kind and chat format as a real Qwen3, about 180,000 parameters. The
+same data and versions give the same bytes. It knows nothing; a few steps of training make its loss
+fall.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(data: str, vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most ``vocabulary`` tokens, learned from the conversations of ``data``."""
+    """A byte-level BPE of at most ``vocabulary`` tokens, learned from the texts of ``data``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -66,7 +67,7 @@ def _texts(data: str) -> Iterator[str]:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 of two layers for this tokenizer, always with the same weights."""
+    """A random Qwen3 of two layers for this tokenizer, always with the same weights."""
     set_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer),

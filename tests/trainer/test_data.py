@@ -34,7 +34,10 @@ def learned(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) 
 
 
 def test_exactly_the_answers_and_their_end_are_learned(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert learned(tokenizer, CONVERSATION) == ["m <b>4</b><|im_end|>", "  好的，it is 6.<|im_end|>"]
+    assert learned(tokenizer, CONVERSATION) == [
+        "m <b>4</b><|im_end|>",
+        "  好的，it is 6.<|im_end|>",
+    ]
 
 
 def test_a_system_message_is_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -129,7 +132,12 @@ def test_long_rows_are_cut_and_rows_without_an_answer_left_out_aloud(
     tokenizer: PreTrainedTokenizerFast, jsonl: Callable[..., Path]
 ) -> None:
     def row(question: str, answer: str) -> dict[str, object]:
-        return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+        return {
+            "conversations": [
+                {"from": "human", "value": question},
+                {"from": "gpt", "value": answer},
+            ]
+        }
 
     path = jsonl(row("q", "a"), row("q", "word " * 200), row("word " * 200, "a"))
     features = load_features(str(path), tokenizer, max_length=64, limit=None, say=print)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainer.engine import Zero, active_zero, require_zero, requested_zero, stepping_optimizer
+from trainer.engine import Zero, active_zero, requested_zero, require_zero, stepping_optimizer
 from trainer.errors import RequestError
 
 
@@ -34,7 +34,7 @@ def test_a_model_without_deepspeed_has_no_zero() -> None:
 def test_any_difference_is_an_error(active: Zero) -> None:
     asked = Zero(stage=2, optimizer="cpu")
     require_zero(asked, asked)
-    with pytest.raises(RequestError, match="asked for ZeRO-2 .*offloaded to cpu.* active is"):
+    with pytest.raises(RequestError, match=r"asked for ZeRO-2 .*offloaded to cpu.* active is"):
         require_zero(asked, active)
 
 

@@ -31,8 +31,10 @@ def free_port() -> int:
         return port
 
 
-def torchrun(tiny: Path, folder: Path, *flags: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    """A run of the trainer, as the launcher starts it: 16 rows a step, output and record in folder."""
+def torchrun(
+    tiny: Path, folder: Path, *flags: str, ranks: int = 2
+) -> subprocess.CompletedProcess[str]:
+    """A run of the trainer, as the launcher starts it: 16 rows a step, all it writes in folder."""
     settings = {
         "model_name_or_path": tiny,
         "train_file_dir": ROOT / "examples",
@@ -105,7 +107,10 @@ def test_full_zero3_saves_whole_weights(tiny: Path, tmp_path: Path) -> None:
         "--validation_file_dir", str(ROOT / "examples"), "--max_eval_samples", "5",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    before, after = load_file(tiny / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    before, after = (
+        load_file(tiny / "model.safetensors"),
+        load_file(tmp_path / "out/model.safetensors"),
+    )
     assert {k: v.shape for k, v in after.items()} == {k: v.shape for k, v in before.items()}
     assert any((before[k] != after[k]).any() for k in before)
     assert all(torch.isfinite(v).all() for v in after.values())
@@ -124,7 +129,9 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Path, tmp_path: Pa
     assert result.returncode == 0, result.stderr
     assert events(rest)["begin"][0]["first_step"] == 2
     resumed = [(s["step"], s["loss"]) for s in events(rest)["step"]]
-    assert resumed == [(s["step"], pytest.approx(s["loss"], abs=1e-3)) for s in events(whole)["step"][2:]]
+    assert resumed == [
+        (s["step"], pytest.approx(s["loss"], abs=1e-3)) for s in events(whole)["step"][2:]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,10 @@ def test_zero_that_is_not_active_stops_the_run(
     path.write_text(json.dumps(config))
     result = torchrun(tiny, tmp_path, "--deepspeed", str(path), ranks=1)
     assert result.returncode != 0
-    assert f"asked for ZeRO-2 (optimizer states: on the device, parameters: offloaded to cpu), {said}" in result.stderr
+    assert (
+        f"asked for ZeRO-2 (optimizer states: on the device, parameters: offloaded to cpu), {said}"
+        in result.stderr
+    )
     assert not (tmp_path / "metrics.jsonl").exists()
 
 

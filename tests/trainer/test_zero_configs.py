@@ -1,4 +1,4 @@
-"""zero_configs/*.json: DeepSpeed takes each, batch arithmetic holds, and each is what its name says."""
+"""zero_configs/*.json: DeepSpeed takes each, batches add up, each is what its name says."""
 
 from __future__ import annotations
 
