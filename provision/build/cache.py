@@ -77,11 +77,6 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
     return base / "zerofleet" / "build"
 
 
-def read_cache_dir() -> Path:
-    """cache_dir() of this process's environment."""
-    return cache_dir(os.environ)
-
-
 def key_of(facts: Mapping[str, object]) -> str:
     """A name for whatever these facts decide: the sha256 of their JSON, keys sorted."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
