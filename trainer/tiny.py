@@ -1,6 +1,6 @@
 """A tiny random Qwen3 to try a cluster with: ``python -m trainer.tiny OUTPUT_DIR [--data PATH]``.
 
-Same architecture, tokenizer kind and chat format as a real Qwen3, about 180,000 parameters. The
+Same architecture, tokenizer kind and chat format as a real Qwen3, about 164,000 parameters. The
 same data and versions give the same bytes. It knows nothing; a few steps of training make its loss
 fall.
 """
