@@ -51,13 +51,14 @@ def make_manifest():
 
 @pytest.fixture
 def make_facts():
-    """A host's recorded facts; keywords replace facts, with _ for the dot of a name."""
+    """A host's recorded facts; keywords replace them (cpu_level: the fact cpu.level)."""
 
     def make(host: str = "node1", **changes) -> HostFacts:
         answer = json.loads((FACTS / "probe-debian12-cpu.json").read_text())
         for name, fact in changes.items():
             known = isinstance(fact, dict) and set(fact) & {"unknown", "absent"}
-            answer[name.replace("_", ".", 1)] = fact if known else {"value": fact}
+            exact = name if name in answer else name.replace("_", ".", 1)
+            answer[exact] = fact if known else {"value": fact}
         return parse_facts(host, answer)
 
     return make

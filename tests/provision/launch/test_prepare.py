@@ -1,0 +1,109 @@
+"""Settings and facts become what preflight asks and the run that is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from provision.errors import ConfigError
+from provision.hosts.inventory import parse_inventory
+from provision.launch.plan import CodeFile
+from provision.launch.prepare import (
+    clock_offsets,
+    make_run_hosts,
+    make_run_spec,
+    make_wanted,
+    read_run_recipe,
+)
+from provision.settings import make_settings
+
+RUN = {"model": "/m", "data": "/d"}
+ROUTES = {
+    "10.0.0.1": {"address": "10.0.0.1", "source": "10.0.0.2", "interface": "eth1"},
+    "10.0.0.2": {"address": "10.0.0.2", "source": "10.0.0.1", "interface": "eth0"},
+}
+
+
+def code(*names: str) -> tuple[CodeFile, ...]:
+    return tuple(CodeFile(target=n, source=Path(n), sha256="", size=0) for n in names)
+
+
+CODE = code("trainer/sft.py", "zero_configs/zero2.json", "zero_configs/zero2_offload.json")
+
+
+def settings(**flags):
+    return make_settings({}, {**RUN, **flags}, Path("/here"))
+
+
+@pytest.fixture
+def facts(make_facts):
+    def host(name, boot):
+        return make_facts(name, routes=ROUTES, boot_id=boot, cpu_cores=8)
+
+    return {"node1": host("node1", "a"), "node2": host("node2", "b")}
+
+
+ADDRESSES = ["10.0.0.1", "10.0.0.2"]
+
+
+def test_node_0_uses_the_interface_towards_node_1_and_the_others_that_towards_node_0(facts):
+    inventory = parse_inventory("node1 slots=4\nnode2 slots=2\n", "x")
+    hosts = make_run_hosts(inventory, facts, "cuda", ADDRESSES)
+    assert [(h.slots, h.socket_interface, h.cores) for h in hosts] == [
+        (4, "eth0", 8),
+        (2, "eth1", 8),
+    ]
+
+
+def test_slots_default_to_the_gpus_or_to_one_on_the_cpu(facts, make_facts):
+    inventory = parse_inventory("node1\n", "x")
+    assert make_run_hosts(inventory, facts, "cpu", ADDRESSES[:1])[0].slots == 1
+    gpus = {"node1": make_facts("node1", gpus=[{"name": "A100"}] * 8)}
+    assert make_run_hosts(inventory, gpus, "cuda", ADDRESSES[:1])[0].slots == 8
+
+
+def test_names_of_one_machine_share_its_cores(facts, make_facts):
+    inventory = parse_inventory("node1\nnode2\n", "x")
+    same = {n: make_facts(n, routes=ROUTES, boot_id="a", cpu_cores=8) for n in facts}
+    assert [h.cores for h in make_run_hosts(inventory, same, "cpu", ADDRESSES)] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"zero": "4"}, "zero stage: found 4"),
+        ({"zero": "3"}, "offload with ZeRO stage 3: found none"),
+        ({"model": ""}, "--model: found nothing"),
+        ({"data": ""}, "--data: found nothing"),
+        ({"recipe": "/no/recipe.yaml"}, "recipe /no/recipe.yaml"),
+        ({"set": ["deepspeed=x.json"]}, "--zero and --offload"),
+    ],
+)
+def test_what_can_be_refused_before_a_host_is_asked_is(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        read_run_recipe(settings(**flags), CODE)
+
+
+def test_the_run_is_what_preflight_asked_about(facts):
+    inventory = parse_inventory("node1\nnode2\n", "x")
+    chosen = settings(offload="optimizer", set=["max_steps=5"])
+    hosts = make_run_hosts(inventory, facts, "cpu", ADDRESSES)
+    wanted = make_wanted(chosen, hosts, "10.0.0.1", "cpu", "abc")
+    assert wanted.node0 == "node1"
+    assert wanted.output == "~/.zerofleet/runs"
+    spec = make_run_spec(chosen, wanted, hosts, "run-1", {"seed": 1}, CODE)
+    assert spec.zero_config == "zero2_offload.json"
+    assert spec.python == "~/.zerofleet/envs/abc/bin/python"
+    assert spec.flags == {"seed": 1, "max_steps": "5"}
+    assert (spec.model, spec.data, spec.output) == ("/m", "/d", None)
+
+
+def test_clock_offsets_are_whole_seconds_and_leave_out_the_unknown(make_facts, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    facts = {
+        "node1": make_facts("node1", clock=1000.3),
+        "node2": make_facts("node2", clock=1012.4),
+        "node3": make_facts("node3", clock={"unknown": "?"}),
+    }
+    assert clock_offsets(facts) == {"node1": 0.0, "node2": 12.0}
