@@ -77,7 +77,11 @@ def apply_launch(
     adapter = apply_collect(fleet, launch, folder, say)
     return RunResult(
         outcome=parse_outcome(
-            launch.run, watch.exits, lost=watch.lost, clock_offsets=clock_offsets
+            launch.run,
+            watch.exits,
+            lost=watch.lost,
+            clock_offsets=clock_offsets,
+            stopping=interrupted,
         ),
         interrupted=interrupted,
         collected=folder,

@@ -128,9 +128,20 @@ def first_failure(
     return first
 
 
-def _run_state(exits: Mapping[str, Mapping[str, Any]], lost: Mapping[str, str]) -> str:
-    states = {ended["state"] for ended in exits.values()} | ({LOST} if lost else set())
+def _run_state(
+    exits: Mapping[str, Mapping[str, Any]], lost: Mapping[str, str], *, stopping: bool
+) -> str:
+    states = {_node_state(e, stopping=stopping) for e in exits.values()}
+    states |= {LOST} if lost else set()
     return next((s for s in (FAILED, LOST, STOPPED) if s in states), FINISHED)
+
+
+def _node_state(ended: Mapping[str, Any], *, stopping: bool) -> str:
+    """While a run is being stopped, a rank may see its peer go before it is told to go itself."""
+    found = ended["first_failure"]
+    if stopping and ended["state"] == FAILED and found and found.get("symptom"):
+        return STOPPED
+    return str(ended["state"])
 
 
 def parse_outcome(
@@ -139,11 +150,13 @@ def parse_outcome(
     *,
     lost: Mapping[str, str] | None = None,
     clock_offsets: Mapping[str, float] | None = None,
+    stopping: bool = False,
 ) -> RunOutcome:
     """The outcome of a run from its hosts' exit.json, in node_rank order.
 
     ``lost``: why, for each host without one. ``clock_offsets``: how many seconds each host's clock
-    is ahead of the controller's; none means taken as equal.
+    is ahead of the controller's; none means taken as equal. ``stopping``: somebody asked for the
+    run to be stopped, so what only reads as a consequence of that is no failure.
     """
     gone, offsets = lost or {}, clock_offsets or {}
     if not exits and not gone:
@@ -158,11 +171,12 @@ def parse_outcome(
         (ended["started_at"] - offsets.get(host, 0.0), ended["ended_at"] - offsets.get(host, 0.0))
         for host, ended in exits.items()
     ]
+    state = _run_state(exits, gone, stopping=stopping)
     return RunOutcome(
         run=run,
-        state=_run_state(exits, gone),
+        state=state,
         ranks=tuple(sorted(ranks, key=lambda r: r.rank)),
-        first_failure=first_failure(exits, gone, offsets),
+        first_failure=None if state == STOPPED else first_failure(exits, gone, offsets),
         lost=dict(gone),
         loss=(losses[0][0], losses[0][1]) if losses else None,
         jit_compiled=tuple(f"{h}:{name}" for h, e in exits.items() for name in e["jit_compiled"]),

@@ -165,3 +165,27 @@ def test_as_json_is_json() -> None:
         "state": "failed",
         "exit": None,
     }
+
+
+def test_a_rank_that_saw_its_peer_go_while_the_run_was_stopped_did_not_fail():
+    saw = {
+        "rank": 0, "local_rank": 0, "at": 5.0, "reason": "Connection closed by peer",
+        "lines": [], "symptom": True,
+    }  # fmt: skip
+    rank = {"local_rank": 0, "state": "failed", "exit": 1}
+    common = {"started_at": 0.0, "ended_at": 6.0, "jit_compiled": [], "loss": None}
+    exits = {
+        "node1": {
+            **common, "node_rank": 0, "state": "failed", "first_failure": saw,
+            "ranks": [{**rank, "rank": 0}],
+        },
+        "node2": {
+            **common, "node_rank": 1, "state": "stopped", "first_failure": None,
+            "ranks": [{**rank, "rank": 1, "state": "stopped"}],
+        },
+    }  # fmt: skip
+    stopped = parse_outcome("r", exits, stopping=True)
+    assert (stopped.state, stopped.first_failure) == ("stopped", None)
+    assert parse_outcome("r", exits).state == "failed"
+    exits["node1"]["first_failure"] = {**saw, "symptom": False}
+    assert parse_outcome("r", exits, stopping=True).state == "failed"
