@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from trainer import engine
 from trainer.args import SftArgs
@@ -119,6 +119,9 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this."""
     training = trainer.args
     trainer.add_callback(Recorder(trainer, metrics, say))
+    if metrics.kept or training.process_index != 0:
+        # The record has every step, and one rank's word for it is enough.
+        trainer.remove_callback(PrinterCallback)
     result = trainer.train(resume_from_checkpoint=checked_checkpoint(training))
     # On every rank: under ZeRO-3 the weights are put together from all of them.
     trainer.save_model()

@@ -40,6 +40,11 @@ class Metrics:
         folder = os.environ.get(RUN_DIR)
         return cls(Path(folder) if folder and rank == 0 else None)
 
+    @property
+    def kept(self) -> bool:
+        """Whether this rank keeps the record."""
+        return self._file is not None
+
     def write(self, event: str, **values: Any) -> None:
         """One line, in the file when this returns."""
         if self._file:
