@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,17 @@ def apply_stage(stage: Stage, story: Story, say: Say) -> None:
     # Its own session: Ctrl-C reaches us, and we pass it on once. Of our own environment, settings
     # from elsewhere must not count: the demo's folder has them all.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("INVOKE_")}
-    child = subprocess.Popen(
-        stage.argv, cwd=stage.cwd, env=environ, stdin=subprocess.DEVNULL, text=True,
-        stdout=subprocess.PIPE if stage.answers else sys.stderr, start_new_session=True,
-    )  # fmt: skip
+    child: subprocess.Popen[str] | None = None
     try:
+        with held_signals():
+            child = subprocess.Popen(
+                stage.argv, cwd=stage.cwd, env=environ, stdin=subprocess.DEVNULL, text=True,
+                stdout=subprocess.PIPE if stage.answers else sys.stderr, start_new_session=True,
+            )  # fmt: skip
         said, _ = child.communicate()
     except BaseException:
-        apply_interrupt(child)
+        if child:
+            apply_interrupt(child)
         raise
     story.seconds[stage.name] = time.monotonic() - started
     if stage.answers:
@@ -76,6 +80,26 @@ def apply_stage(stage: Stage, story: Story, say: Say) -> None:
     if child.returncode:
         raise Failed(stage.name, child.returncode, f"{stage.name} ended with {child.returncode}")
     say(f"── {stage.name}: {story.seconds[stage.name]:.1f} s")
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Let a signal wait until the block's end: a child half started could be stopped by nobody.
+
+    Handlers, as a blocked signal mask would be inherited by the child.
+    """
+    pending: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: pending.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if pending:
+            signal.raise_signal(pending[0])
 
 
 def apply_interrupt(child: subprocess.Popen[str]) -> None:

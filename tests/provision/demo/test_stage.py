@@ -79,3 +79,10 @@ except KeyboardInterrupt:
     while any(Path(f"/proc/{pid}").exists() for pid in pids):  # init collects the orphan
         assert time.monotonic() < deadline, pids
         time.sleep(0.02)
+
+
+def test_a_signal_waits_until_the_command_is_started() -> None:
+    seen = []
+    with pytest.raises(KeyboardInterrupt), demo.held_signals():
+        seen += [signal.raise_signal(signal.SIGINT), "still inside"]
+    assert seen == [None, "still inside"]
