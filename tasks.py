@@ -23,10 +23,10 @@ from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.fleet import connected, error_report
 from provision.hosts.facts import gather_facts
-from provision.hosts.inventory import read_inventory
 from provision.hosts.parity import compare
 from provision.hosts.preflight import evaluate
 from provision.hosts.ready import gather_ready
+from provision.inventory import read_inventory
 from provision.launch.apply import apply_launch
 from provision.launch.plan import plan_launch, read_code_files
 from provision.launch.prepare import (

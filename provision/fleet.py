@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from provision.errors import ProvisionError, UnreachableError
 from provision.findings import SSH, Finding, Level, Report
-from provision.hosts.inventory import Host, Inventory
+from provision.inventory import Host, Inventory
 from provision.remote import Remote, Say, SshOptions, make_connection
 from provision.steps import Plan
 

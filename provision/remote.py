@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import ConfigError, HostError, UnreachableError
-from provision.hosts.inventory import Host
+from provision.inventory import Host
 from provision.script import parse_answer, script_argv, text_argv
 from provision.steps import Phase, Put, Run, Step
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from provision.errors import ConfigError
 from provision.hosts.facts import HostFacts
-from provision.hosts.inventory import Inventory
 from provision.hosts.ready import Wanted
+from provision.inventory import Inventory
 from provision.launch.plan import RUNS, CodeFile
 from provision.launch.spec import (
     RunHost,

@@ -9,7 +9,7 @@ import pytest
 from paramiko import ssh_exception as ssh
 
 from provision.errors import ConfigError
-from provision.hosts.inventory import Host
+from provision.inventory import Host
 from provision.remote import SshOptions, explain, make_connection
 
 CXN = SimpleNamespace(user="ubuntu", host="10.0.0.1", port=22)

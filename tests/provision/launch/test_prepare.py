@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
-from provision.hosts.inventory import parse_inventory
+from provision.inventory import parse_inventory
 from provision.launch.plan import CodeFile
 from provision.launch.prepare import (
     clock_offsets,

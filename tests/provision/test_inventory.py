@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provision.errors import ConfigError
-from provision.hosts.inventory import Host, parse_inventory, read_inventory
+from provision.inventory import Host, parse_inventory, read_inventory
 
 
 def test_reads_deepspeeds_format_bare_names_and_addresses():
