@@ -123,7 +123,7 @@ def demos(tmp_path_factory: pytest.TempPathFactory, cache: Path, zf_run: ZfRun) 
     return runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployed(demos: list[DemoRun]) -> Iterator[Fleet]:
     """The demo's hosts, up again: wheel built, environment deployed, a tiny model at hand."""
     assert demos[-1].code == 0, demos[-1].said[-3000:]

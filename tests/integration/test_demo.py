@@ -54,6 +54,31 @@ def test_a_second_demo_is_quick_and_repeats_the_first(demos: list[DemoRun]) -> N
     assert second.answer["adapter"] != first.answer["adapter"]
 
 
+# Before the tests that use ``deployed``: one demo at a time in a folder.
+@pytest.mark.parametrize("moment", ["── invoke hosts", "step 2/"])
+def test_ctrl_c_leaves_no_process(
+    demos: list[DemoRun], tmp_path: Path, cache: Path, moment: str
+) -> None:
+    environ = {**os.environ, "XDG_CACHE_HOME": str(cache / "xdg")}
+    argv = [sys.executable, "-P", "-m", "invoke", "--search-root", str(CHECKOUT), "demo", "--json"]
+    log = tmp_path / "said"
+    with log.open("w") as said:
+        demo = subprocess.Popen(
+            [*argv, "--folder", str(demos[0].folder)], cwd=tmp_path, env=environ,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True,
+        )  # fmt: skip
+    while moment not in log.read_text():
+        assert demo.poll() is None, log.read_text()
+        time.sleep(0.1)
+    below = read_descendants(demo.pid)
+    assert len(below) >= 3  # two hosts and the command
+    demo.send_signal(signal.SIGINT)
+    out, _ = demo.communicate(timeout=90)
+    assert demo.returncode == 130, log.read_text()
+    assert json.loads(out)["exit"] == 130
+    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
+
+
 def test_plain_invoke_works_in_the_demos_folder(deployed: Fleet, zf_run: ZfRun) -> None:
     done = zf_run(["deploy", "--json"], deployed.folder)
     assert done.returncode == 0, done.stderr
@@ -71,29 +96,3 @@ def test_a_folder_in_use_or_not_ours_is_one_line(
         assert json.loads(done.stdout)["exit"] == 2
         assert "name another with --folder" in done.stderr
         assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("stage", ["hosts", "train"])
-def test_ctrl_c_leaves_no_process(
-    demos: list[DemoRun], tmp_path: Path, cache: Path, stage: str
-) -> None:
-    environ = {**os.environ, "XDG_CACHE_HOME": str(cache / "xdg")}
-    argv = [sys.executable, "-P", "-m", "invoke", "--search-root", str(CHECKOUT), "demo", "--json"]
-    log = tmp_path / "said"
-    with log.open("w") as said:
-        demo = subprocess.Popen(
-            [*argv, "--folder", str(demos[0].folder)], cwd=tmp_path, env=environ,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True,
-        )  # fmt: skip
-    wanted = f"── invoke {stage}"
-    while wanted not in log.read_text():
-        assert demo.poll() is None, log.read_text()
-        time.sleep(0.1)
-    time.sleep(8 if stage == "train" else 1)  # in the midst of it
-    below = read_descendants(demo.pid)
-    assert len(below) >= 3  # two hosts and the command
-    demo.send_signal(signal.SIGINT)
-    out, _ = demo.communicate(timeout=90)
-    assert demo.returncode == 130, log.read_text()
-    assert json.loads(out)["exit"] == 130
-    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
