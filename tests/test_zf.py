@@ -251,7 +251,7 @@ def test_dash_and_posix(checkout: Path) -> None:
 
 def test_the_committed_lock_is_whole(checkout: Path) -> None:
     """Every requirement of the lock has hashes, and the lock names no registry."""
-    for name in ("controller", "dev"):
+    for name in ("controller", "dev", "build", "train"):
         text = (checkout / "locks" / f"{name}.lock").read_text()
         lines = [x for x in text.splitlines() if x and not x.lstrip().startswith("#")]
         pins = [x for x in lines if not x.startswith(" ")]

@@ -80,7 +80,11 @@ def apply_unpack(archive_or_tree: Path, target: Path) -> None:
         return
     staging = target.with_name(target.name + ".unpacked")
     with tarfile.open(archive_or_tree) as archive:
-        archive.extractall(staging, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(staging, filter="data")
+        else:  # Python 3.11.0 to 3.11.3, Debian 12's: https://docs.python.org/3.11/library/tarfile.html
+            members = _plain_members(archive, archive_or_tree.name)
+            archive.extractall(staging, members=members)  # noqa: S202 - members are plain
     tops = list(staging.iterdir())
     if len(tops) != 1:
         raise BuildError(
@@ -91,6 +95,23 @@ def apply_unpack(archive_or_tree: Path, target: Path) -> None:
         )
     tops[0].rename(target)
     staging.rmdir()
+
+
+def _plain_members(archive: tarfile.TarFile, name: str) -> Iterator[tarfile.TarInfo]:
+    """Files, folders and links that stay inside; BuildError for anything else."""
+    for member in archive:
+        parts = [PurePosixPath(member.name)]
+        if member.issym() or member.islnk():
+            parts.append(PurePosixPath(member.linkname))
+        plain = member.isfile() or member.isdir() or len(parts) == 2
+        if not plain or any(part.is_absolute() or ".." in part.parts for part in parts):
+            raise BuildError(
+                name,
+                found=f"{member.name}, which leads out of the archive or is no plain file",
+                expected="files, folders and links below one folder",
+                remedy="give a source archive as DeepSpeed publishes it",
+            )
+        yield member
 
 
 def _ignored(_folder: str, names: list[str]) -> set[str]:

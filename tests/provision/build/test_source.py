@@ -7,7 +7,7 @@ import pytest
 
 from provision.build.source import apply_unpack, read_source
 from provision.build.spec import RELEASES, parse_build_spec
-from provision.errors import ConfigError
+from provision.errors import BuildError, ConfigError
 
 
 @pytest.fixture
@@ -84,3 +84,26 @@ def test_no_archive(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_text("hello")
     with pytest.raises(ConfigError, match="no archive"):
         read(tmp_path / "x.tar.gz")
+
+
+def test_unpack_on_pythons_without_tars_filters(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = tmp_path / "a.tar.gz"
+    with tarfile.open(origin, "w:gz") as archive:
+        archive.add(tree, "DeepSpeed-1")
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    apply_unpack(origin, tmp_path / "a")
+    assert (tmp_path / "a" / "link" / "adam.cpp").read_text() == "int x;"
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "top/../../x"])
+def test_an_archive_that_leads_out_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    origin = tmp_path / "a.tar"
+    with tarfile.open(origin, "w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with pytest.raises(BuildError, match="leads out of the archive"):
+        apply_unpack(origin, tmp_path / "a")
