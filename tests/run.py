@@ -4,22 +4,42 @@
     ./zf test lint unit        some phases, in this order always
     ./zf test unit -k relay    what follows the phases goes to pytest; -k alone means: unit
 
-ZEROFLEET_TEST_CACHE (default .zerofleet-test) keeps built wheels between runs.
+ZEROFLEET_TEST_CACHE (default .zerofleet-test) keeps built wheels between runs. In a checkout whose
+path ninja could not handle (a space), the default is a folder in the system's temporary one.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("ZEROFLEET_TEST_CACHE") or ROOT / ".zerofleet-test").resolve()
+
+
+def read_cache() -> Path:
+    """The folder that tests work in: in the checkout, unless ninja would stumble over its path."""
+    named = os.environ.get("ZEROFLEET_TEST_CACHE")
+    folder = Path(named or ROOT / ".zerofleet-test").resolve()
+    if not named and not re.fullmatch(r"[A-Za-z0-9/._+@-]+", str(folder)):
+        digest = hashlib.sha256(str(ROOT).encode()).hexdigest()[:8]
+        folder = Path(tempfile.gettempdir()) / f"zerofleet-test-{os.getuid()}-{digest}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        sys.exit(f"zf test: {folder} is another user's: name a folder with ZEROFLEET_TEST_CACHE")
+    return folder
+
+
+CACHE = read_cache()
+os.environ["ZEROFLEET_TEST_CACHE"] = str(CACHE)
 DEV = ROOT / "locks" / "dev.lock"
 #: Written by the integration tests: the Python of an environment that they deployed.
 HOST_PYTHON = CACHE / "host_python"
@@ -140,7 +160,6 @@ def main(argv: list[str]) -> int:
     if args and not chosen:
         chosen = ["unit"]
     started, total = time.monotonic(), Total()
-    CACHE.mkdir(parents=True, exist_ok=True)
     if not install():
         return 1
     for phase in PHASES:

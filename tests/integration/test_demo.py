@@ -44,11 +44,10 @@ def test_the_demo_goes_the_whole_way(demos: list[DemoRun]) -> None:
         assert stage == "tiny model" or f"── invoke {stage}" in first.said
 
 
-def test_a_second_demo_is_quick_and_repeats_the_first(demos: list[DemoRun]) -> None:
+def test_a_second_demo_does_nothing_twice_and_repeats_the_first(demos: list[DemoRun]) -> None:
     first, second = demos
     assert second.code == 0, second.said[-3000:]
     assert "nothing to do" in second.said
-    assert second.seconds < 90
     assert second.answer["wheel"] == first.answer["wheel"]
     assert second.answer["loss"] == pytest.approx(first.answer["loss"], rel=1e-3)
     assert second.answer["adapter"] != first.answer["adapter"]
