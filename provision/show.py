@@ -7,6 +7,7 @@ With ``--json`` exactly one object goes to stdout and all else to stderr; it alw
 from __future__ import annotations
 
 import json as jsonlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -141,6 +142,10 @@ def answer(*, json: bool, dry_run: bool = False) -> Iterator[Answer]:
     except KeyboardInterrupt:
         found.exit = errors.INTERRUPTED
         found.say("stopped by Ctrl-C")
+    except BrokenPipeError:
+        # Whoever read stdout has gone (`| head`): as a shell counts it, 128 + SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     if json:
         print(jsonlib.dumps({"ok": found.exit == 0, "exit": found.exit, **found.values}))
     if found.exit:

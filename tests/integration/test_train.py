@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,18 +22,33 @@ QUICK = ["--set", "max_steps=2", "--set", "gradient_accumulation_steps=1"]
 ENDLESS = ["--set", "max_steps=100000"]
 
 
-def start_train(fleet: Fleet, *args: str) -> subprocess.Popen[str]:
-    """``invoke train`` left running; its own process group, as a terminal gives it."""
-    argv = [sys.executable, "-P", "-m", "invoke", "train", "--json", *args]
-    return subprocess.Popen(
-        argv,
-        cwd=fleet.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start_train(deployed: Fleet) -> Iterator[Start]:
+    """``invoke train`` left running, in a session of its own as a terminal gives it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-P", "-m", "invoke", "train", "--json", *args]
+        train = subprocess.Popen(
+            argv,
+            cwd=deployed.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(train)
+        return train
+
+    yield start
+    for train in started:
+        if train.poll() is None:  # only where the test itself failed
+            os.kill(train.pid, signal.SIGINT)
+            train.communicate(timeout=60)
 
 
 def wait_until(found: Callable[[], object], seconds: float = 120) -> object:
@@ -98,9 +113,11 @@ def test_every_stage_trains_and_brings_its_adapter(
     assert f"ZeRO-{zero}" in done.stderr
 
 
-def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(deployed: Fleet) -> None:
+def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(
+    deployed: Fleet, start_train: Start
+) -> None:
     known = runs_of(deployed)
-    train = start_train(deployed, *ENDLESS)
+    train = start_train(*ENDLESS)
     run = newest_run(deployed, known, train)
     other = deployed.hosts[1].home / ".zerofleet" / "runs" / run.name / "record.json"
     torchrun = json.loads(other.read_text())["torchrun"]["pid"]
@@ -116,9 +133,9 @@ def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(deployed: Fleet) 
     assert alive_below(run.name) == []
 
 
-def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet) -> None:
+def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet, start_train: Start) -> None:
     known = runs_of(deployed)
-    train = start_train(deployed, *ENDLESS)
+    train = start_train(*ENDLESS)
     run = newest_run(deployed, known, train)
     os.kill(train.pid, signal.SIGINT)
     out, err = train.communicate(timeout=120)
@@ -129,12 +146,12 @@ def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet) -> None:
     assert alive_below(run.name) == []
 
 
-def test_a_run_outlives_its_controller(deployed: Fleet) -> None:
+def test_a_run_outlives_its_controller(deployed: Fleet, start_train: Start) -> None:
     known = runs_of(deployed)
-    train = start_train(deployed, "--set", "max_steps=6")
+    train = start_train("--set", "max_steps=6")
     run = newest_run(deployed, known, train)
     train.kill()
-    train.wait()
+    train.communicate()
     wait_until((run / "exit.json").exists)
     assert json.loads((run / "exit.json").read_text())["state"] == "finished"
     wait_until(lambda: not alive_below(run.name))
