@@ -82,8 +82,8 @@ def _finding(
 
 
 def _torch(manifest: WheelManifest, torch: str, facts: HostFacts) -> Finding:
-    built = parse_version(manifest.torch)
-    good = built is not None and built.public == torch
+    built, pinned = parse_version(manifest.torch), parse_version(torch)
+    good = built is not None and pinned is not None and built.public == pinned.public
     return _finding(
         facts,
         "torch",
