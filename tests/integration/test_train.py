@@ -163,3 +163,20 @@ def test_an_error_of_the_trainer_is_told_with_its_own_words(deployed: Fleet, zf_
     answer = json.loads(done.stdout)
     assert answer["state"] == "failed"
     assert "no_such_flag" in json.dumps(answer["first_failure"])
+
+
+# The last one here: it takes a host away, and ``deployed`` starts both again for the next module.
+def test_a_host_that_goes_away_is_named_and_the_others_are_stopped(
+    deployed: Fleet, start_train: Start
+) -> None:
+    known = runs_of(deployed)
+    train = start_train(*ENDLESS)
+    newest_run(deployed, known, train)
+    deployed.hosts[1].server.terminate()  # a power cut: everything on it ends, its sshd too
+    out, err = train.communicate()
+    assert train.returncode == 5, err[-3000:]
+    answer = json.loads(out)
+    assert answer["first_failure"]["host"] == "node2"
+    assert answer["first_failure"]["rank"] is None
+    assert "node2" in answer["lost"]
+    assert {rank["host"] for rank in answer["ranks"]} == {"node1"}
