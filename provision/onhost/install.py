@@ -10,13 +10,17 @@ Standard library only, Python 3.8 or later.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import signal
+import stat
 import subprocess
 import sys
+import threading
 from typing import Any
 
 HOME = os.path.expanduser("~")
@@ -46,13 +50,37 @@ def verify(path: str, wanted: str) -> str:
     return path
 
 
+def end_with_connection(session: int) -> None:
+    """Stop a session of ours when the controller goes away: sshd itself would let it run on.
+
+    The controller never writes to standard input, so its end is the connection's end. Where it is
+    no pipe or socket (a terminal, /dev/null), nobody's going away can be seen.
+    """
+    kind = os.fstat(0).st_mode
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(session, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def pip(environment: str, args: list[str]) -> None:
     """Pip of an environment, its steps shown as progress, its error as ours."""
     argv = [os.path.join(environment, "bin", "python"), "-m", "pip", *args]
     process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
     assert process.stdout is not None
+    end_with_connection(process.pid)
     lines = []
     for raw in process.stdout:
         line = raw.decode("utf-8", "replace").rstrip()

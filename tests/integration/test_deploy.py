@@ -3,17 +3,70 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from provision.demo.fleet import Fleet
     from tests.integration.conftest import ZfRun
 
 
-def test_one_host_that_fails_leaves_every_host_as_it_was(fleet: Fleet, zf_run: ZfRun) -> None:
+def alive_in(homes: list[Path]) -> list[str]:
+    """Commands of processes whose HOME is one of these, but for the hosts' own servers."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (process / "environ").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if any(f"HOME={home}".encode() in environ for home in homes):
+            found.append(command[:200])
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wheel(fleet: Fleet, zf_run: ZfRun) -> None:
+    """A wheel to deploy, from the cache if another test built it."""
     built = zf_run(["build-deepspeed"], fleet.folder)
     assert built.returncode == 0, built.stderr
+
+
+def test_ctrl_c_ends_the_work_on_the_hosts(fleet: Fleet) -> None:
+    homes = [host.home for host in fleet.hosts]
+    argv = [sys.executable, "-P", "-m", "invoke", "deploy", "--json"]
+    with subprocess.Popen(
+        argv,
+        cwd=fleet.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as deploy:
+        while not any("pip install" in command for command in alive_in(homes)):
+            assert deploy.poll() is None, deploy.communicate()[1]
+            time.sleep(0.1)  # bounded by the test's own timeout
+        os.kill(deploy.pid, signal.SIGINT)
+        out, err = deploy.communicate()
+    assert deploy.returncode == 130, err
+    assert json.loads(out)["exit"] == 130
+    while alive_in(homes):
+        time.sleep(0.1)
+    assert not list(homes[0].glob(".zerofleet/envs/*/installed"))
+
+
+def test_one_host_that_fails_leaves_every_host_as_it_was(fleet: Fleet, zf_run: ZfRun) -> None:
     first, second = (host.home / ".zerofleet" for host in fleet.hosts)
+    shutil.rmtree(second, ignore_errors=True)
     second.mkdir()
     (second / "envs").write_text("in the way of a folder")
 
