@@ -82,12 +82,12 @@ def holder_of(port: int) -> str:
     for fd in glob.glob("/proc/[0-9]*/fd/*"):
         try:
             target = os.readlink(fd)
-        except OSError:
+            if target[:8] == "socket:[" and target[8:-1] in inodes:
+                pid = fd.split("/")[2]
+                with open("/proc/%s/comm" % pid) as stream:
+                    return "pid %s (%s)" % (pid, stream.read().strip())
+        except OSError:  # another user's, or it ended while we looked
             continue
-        if target[:8] == "socket:[" and target[8:-1] in inodes:
-            pid = fd.split("/")[2]
-            with open("/proc/%s/comm" % pid) as stream:
-                return "pid %s (%s)" % (pid, stream.read().strip())
     return "another user's process"
 
 

@@ -27,7 +27,7 @@ def ssh(fleet: Fleet, *command: str, **options: object) -> subprocess.CompletedP
 def alive(pid: int) -> bool:
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it may end between open and read
         return False
 
 

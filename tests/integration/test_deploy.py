@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from tests.integration.conftest import ZfRun
 
 
-def alive_in(homes: list[Path]) -> list[str]:
-    """Commands of processes whose HOME is one of these, but for the hosts' own servers."""
+def installing_in(homes: list[Path]) -> list[str]:
+    """Commands of the installations at work on hosts with these homes."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -28,7 +28,7 @@ def alive_in(homes: list[Path]) -> list[str]:
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if any(f"HOME={home}".encode() in environ for home in homes):
+        if "-m pip install" in command and any(f"HOME={h}".encode() in environ for h in homes):
             found.append(command[:200])
     return found
 
@@ -52,14 +52,14 @@ def test_ctrl_c_ends_the_work_on_the_hosts(fleet: Fleet) -> None:
         text=True,
         start_new_session=True,
     ) as deploy:
-        while not any("pip install" in command for command in alive_in(homes)):
+        while not installing_in(homes):
             assert deploy.poll() is None, deploy.communicate()[1]
             time.sleep(0.1)  # bounded by the test's own timeout
         os.kill(deploy.pid, signal.SIGINT)
         out, err = deploy.communicate()
     assert deploy.returncode == 130, err
     assert json.loads(out)["exit"] == 130
-    while alive_in(homes):
+    while installing_in(homes):
         time.sleep(0.1)
     # pip was ended while it collected packages; left alone it would have installed them all.
     assert not list(homes[0].glob(".zerofleet/envs/*/lib/python*/site-packages/torch"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -67,7 +68,8 @@ def test_an_interrupt_ends_even_processes_in_groups_of_their_own(tmp_path: Path)
     pid = int(pid_file.read_text())
     deadline = time.monotonic() + 2
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "Z":  # ended; its new parent has yet to take note
-            return
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends while we look
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "Z":  # ended; its new parent has yet to take note
+                return
     assert not Path(f"/proc/{pid}").exists()
