@@ -61,9 +61,6 @@ class Report:
 
     findings: tuple[Finding, ...] = ()
 
-    def __add__(self, other: Report) -> Report:
-        return Report(findings=self.findings + other.findings)
-
     @property
     def failing(self) -> tuple[Finding, ...]:
         """The findings that keep a command from going on."""

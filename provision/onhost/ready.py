@@ -1,6 +1,6 @@
 """May this run start here, now? Read-only questions of one host, for preflight.
 
-    ready.py paths JSON            {"output": PATH, "model": PATH, "python": PATH}
+    ready.py paths JSON            {"output": PATH, "model": PATH}
     ready.py listen PORT TOKEN N   accept N dials on PORT (at most 20 s), answer how many came
     ready.py dial ADDRESS PORT TOKEN
 
@@ -160,8 +160,6 @@ def paths(wanted: dict[str, str]) -> dict[str, object]:
         answer["output"] = output_folder(wanted["output"])
     if wanted.get("model"):
         answer["model"] = model_folder(wanted["model"])
-    if wanted.get("python"):
-        answer["python"] = os.access(wanted["python"], os.X_OK)
     return answer
 
 
