@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from provision.demo.fleet import Fleet, apply_start_fleet, apply_stop_fleet, rea
 from provision.demo.story import demo_settings
 
 ZfRun = Callable[..., "subprocess.CompletedProcess[str]"]
+ZfStart = Callable[[Sequence[str], Path], "subprocess.Popen[str]"]
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -82,6 +84,33 @@ def zf_run(cache: Path) -> ZfRun:
         )
 
     return run
+
+
+@pytest.fixture
+def zf_start() -> Iterator[ZfStart]:
+    """``zf_start(args, folder)``: ``invoke args`` left running, in a session of its own as a
+    terminal gives it; stopped as by Ctrl-C where the test itself failed.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(args: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "invoke", *args],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGINT)
+            process.communicate(timeout=60)
 
 
 @dataclass(frozen=True, kw_only=True)

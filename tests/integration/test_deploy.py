@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from provision.demo.fleet import Fleet
-    from tests.integration.conftest import ZfRun
+    from tests.integration.conftest import ZfRun, ZfStart
 
 
 def installing_in(homes: list[Path]) -> list[str]:
@@ -40,23 +38,14 @@ def wheel(fleet: Fleet, zf_run: ZfRun) -> None:
     assert built.returncode == 0, built.stderr
 
 
-def test_ctrl_c_ends_the_work_on_the_hosts(fleet: Fleet) -> None:
+def test_ctrl_c_ends_the_work_on_the_hosts(fleet: Fleet, zf_start: ZfStart) -> None:
     homes = [host.home for host in fleet.hosts]
-    argv = [sys.executable, "-P", "-m", "invoke", "deploy", "--json"]
-    with subprocess.Popen(
-        argv,
-        cwd=fleet.folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as deploy:
-        while not installing_in(homes):
-            assert deploy.poll() is None, deploy.communicate()[1]
-            time.sleep(0.1)  # bounded by the test's own timeout
-        os.kill(deploy.pid, signal.SIGINT)
-        out, err = deploy.communicate()
+    deploy = zf_start(["deploy", "--json"], fleet.folder)
+    while not installing_in(homes):
+        assert deploy.poll() is None, deploy.communicate()[1]
+        time.sleep(0.1)  # bounded by the test's own timeout
+    os.kill(deploy.pid, signal.SIGINT)
+    out, err = deploy.communicate()
     assert deploy.returncode == 130, err
     assert json.loads(out)["exit"] == 130
     while installing_in(homes):

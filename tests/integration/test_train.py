@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,39 +15,11 @@ import pytest
 
 if TYPE_CHECKING:
     from provision.demo.fleet import Fleet
-    from tests.integration.conftest import ZfRun
+    from tests.integration.conftest import ZfRun, ZfStart
 
 QUICK = ["--set", "max_steps=2", "--set", "gradient_accumulation_steps=1"]
-ENDLESS = ["--set", "max_steps=100000"]
-
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start_train(deployed: Fleet) -> Iterator[Start]:
-    """``invoke train`` left running, in a session of its own as a terminal gives it."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*args: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-P", "-m", "invoke", "train", "--json", *args]
-        train = subprocess.Popen(
-            argv,
-            cwd=deployed.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(train)
-        return train
-
-    yield start
-    for train in started:
-        if train.poll() is None:  # only where the test itself failed
-            os.kill(train.pid, signal.SIGINT)
-            train.communicate(timeout=60)
+TRAIN = ["train", "--json"]
+ENDLESS = [*TRAIN, "--set", "max_steps=100000"]
 
 
 def wait_until(found: Callable[[], object], seconds: float = 120) -> object:
@@ -114,10 +85,10 @@ def test_every_stage_trains_and_brings_its_adapter(
 
 
 def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(
-    deployed: Fleet, start_train: Start
+    deployed: Fleet, zf_start: ZfStart
 ) -> None:
     known = runs_of(deployed)
-    train = start_train(*ENDLESS)
+    train = zf_start(ENDLESS, deployed.folder)
     run = newest_run(deployed, known, train)
     other = deployed.hosts[1].home / ".zerofleet" / "runs" / run.name / "record.json"
     torchrun = json.loads(other.read_text())["torchrun"]["pid"]
@@ -133,9 +104,9 @@ def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(
     assert alive_below(run.name) == []
 
 
-def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet, start_train: Start) -> None:
+def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet, zf_start: ZfStart) -> None:
     known = runs_of(deployed)
-    train = start_train(*ENDLESS)
+    train = zf_start(ENDLESS, deployed.folder)
     run = newest_run(deployed, known, train)
     os.kill(train.pid, signal.SIGINT)
     out, err = train.communicate(timeout=120)
@@ -146,9 +117,9 @@ def test_ctrl_c_stops_the_run_on_every_host(deployed: Fleet, start_train: Start)
     assert alive_below(run.name) == []
 
 
-def test_a_run_outlives_its_controller(deployed: Fleet, start_train: Start) -> None:
+def test_a_run_outlives_its_controller(deployed: Fleet, zf_start: ZfStart) -> None:
     known = runs_of(deployed)
-    train = start_train("--set", "max_steps=6")
+    train = zf_start([*TRAIN, "--set", "max_steps=6"], deployed.folder)
     run = newest_run(deployed, known, train)
     train.kill()
     train.communicate()
@@ -167,10 +138,10 @@ def test_an_error_of_the_trainer_is_told_with_its_own_words(deployed: Fleet, zf_
 
 # The last one here: it takes a host away, and ``deployed`` starts both again for the next module.
 def test_a_host_that_goes_away_is_named_and_the_others_are_stopped(
-    deployed: Fleet, start_train: Start
+    deployed: Fleet, zf_start: ZfStart
 ) -> None:
     known = runs_of(deployed)
-    train = start_train(*ENDLESS)
+    train = zf_start(ENDLESS, deployed.folder)
     newest_run(deployed, known, train)
     deployed.hosts[1].server.terminate()  # a power cut: everything on it ends, its sshd too
     out, err = train.communicate()
