@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from provision.errors import ConfigError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,17 @@ class WheelManifest:
         deepspeed: the full version, local part included.
         accelerator: what DeepSpeed was built for.
         ops_asked: names of the ops asked for, sorted.
-        ops: names of the ops that are in it and were seen to load, sorted.
+        ops: names of the ops in it, sorted; each was seen to load, or is in ``not_loaded``.
+        not_loaded: op → why it could not be loaded where the wheel was built (no GPU driver).
         torch: ``torch.__version__`` at build time, such as "2.13.0+cpu".
         torch_dist: the version of the torch distribution that pip installed.
         torch_cuda: ``torch.version.cuda`` at build time, None for a torch without.
         python_tag: the interpreter it is for, such as "cp311".
         platform: the wheel's platform tag.
-        arch_list: compute capabilities of its device code, such as "9.0"; empty for cpu.
+        toolkit: nvcc's version, such as "13.0.88"; None for a wheel without device code.
+        arch_list: compute capabilities as asked, such as "8.0" and "9.0+PTX"; empty for cpu.
+        ptx: of those, the ones whose PTX is in the wheel, as found; empty for cpu.
+        archs_checked: whether the device code found in it is that of ``arch_list``.
         cpu: the CPU level its code needs.
         isa_checked: whether its instructions were seen to stay within that level.
         glibc: the oldest glibc it loads on.
@@ -74,12 +79,16 @@ class WheelManifest:
     accelerator: str
     ops_asked: tuple[str, ...]
     ops: tuple[str, ...]
+    not_loaded: Mapping[str, str]
     torch: str
     torch_dist: str
     torch_cuda: str | None
     python_tag: str
     platform: str
+    toolkit: str | None
     arch_list: tuple[str, ...]
+    ptx: tuple[str, ...]
+    archs_checked: bool
     cpu: str
     isa_checked: bool
     glibc: str
@@ -93,9 +102,8 @@ class WheelManifest:
     def as_json(self) -> dict[str, object]:
         """The file's content: a stable contract of this ``schema``."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "cached"}
-        values["ops_asked"] = list(self.ops_asked)
-        values["ops"] = list(self.ops)
-        values["arch_list"] = list(self.arch_list)
+        values.update({key: list(values[key]) for key in _LISTS})
+        values["not_loaded"] = dict(self.not_loaded)
         values["source"] = dict(vars(self.source))
         values["requires"] = [dict(vars(one)) for one in self.requires]
         return {"schema": SCHEMA, **values}
@@ -133,16 +141,10 @@ def parse_manifest(text: str, *, name: str = "manifest") -> WheelManifest:
 
 
 def _from_values(values: Mapping[str, Any]) -> WheelManifest:
-    texts = set(values) - {"size", "isa_checked", "torch_cuda", "source", "requires"}
-    lists = {"ops_asked", "ops", "arch_list"}
-    wrong = [key for key in sorted(texts - lists) if not isinstance(values[key], str)]
-    wrong += [key for key in sorted(lists) if not _is_texts(values[key])]
-    wrong += [] if type(values["size"]) is int else ["size"]
-    wrong += [] if type(values["isa_checked"]) is bool else ["isa_checked"]
-    wrong += [] if isinstance(values["torch_cuda"], str | None) else ["torch_cuda"]
+    wrong = sorted(key for key, value in values.items() if not _TYPES[key](value))
     if wrong:
         raise ValueError(f"values of another type: {', '.join(wrong)}")
-    tuples = {key: tuple(values[key]) for key in lists}
+    tuples = {key: tuple(values[key]) for key in _LISTS}
     return WheelManifest(
         **{
             **values,
@@ -153,8 +155,36 @@ def _from_values(values: Mapping[str, Any]) -> WheelManifest:
     )
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_text_or_none(value: object) -> bool:
+    return isinstance(value, str | None)
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_text_by_text(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
+_LISTS = ("ops_asked", "ops", "arch_list", "ptx")
+#: Key → whether a value is of its type; ``source`` and ``requires`` are judged by their classes.
+_TYPES: Mapping[str, Callable[[object], bool]] = MappingProxyType(
+    {
+        **{f.name: _is_text for f in fields(WheelManifest) if f.name != "cached"},
+        **dict.fromkeys(_LISTS, _is_texts),
+        **dict.fromkeys(("torch_cuda", "toolkit"), _is_text_or_none),
+        **dict.fromkeys(("isa_checked", "archs_checked"), lambda value: type(value) is bool),
+        "size": lambda value: type(value) is int,
+        "not_loaded": _is_text_by_text,
+        "source": lambda _value: True,
+        "requires": lambda _value: True,
+    }
+)
 
 
 def _broken(name: str, found: str) -> ConfigError:

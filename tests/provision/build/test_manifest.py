@@ -16,8 +16,9 @@ from provision.build.manifest import (
 from provision.errors import ConfigError
 
 KEYS = (
-    "schema wheel sha256 size deepspeed accelerator ops_asked ops torch torch_dist torch_cuda "
-    "python_tag platform arch_list cpu isa_checked glibc glibcxx compiler source built_at requires"
+    "schema wheel sha256 size deepspeed accelerator ops_asked ops not_loaded torch "
+    "torch_dist torch_cuda python_tag platform toolkit arch_list ptx archs_checked cpu isa_checked "
+    "glibc glibcxx compiler source built_at requires"
 )
 
 
@@ -45,18 +46,30 @@ def test_keys_are_a_contract(make_manifest) -> None:
 
 
 def test_round_trip(make_manifest) -> None:
-    manifest = make_manifest(arch_list=("9.0",), torch_cuda="13.0")
+    manifest = make_manifest(
+        accelerator="cuda",
+        torch_cuda="13.0",
+        toolkit="13.0.88",
+        arch_list=("8.0", "9.0+PTX"),
+        ptx=("9.0",),
+        archs_checked=True,
+        not_loaded={"fused_adam": "no driver"},
+    )
     assert parse_manifest(json.dumps(manifest.as_json())) == manifest
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema": 2}, "schema 2"),
+        ({"schema": 1}, "schema 1"),
         ({"more": 1}, "missing or unknown keys more"),
         ({"ops": "cpu_adam"}, "another type: ops"),
         ({"size": "3"}, "another type: size"),
         ({"torch_cuda": 13}, "another type: torch_cuda"),
+        ({"toolkit": 13.0}, "another type: toolkit"),
+        ({"ptx": "9.0"}, "another type: ptx"),
+        ({"archs_checked": 1}, "another type: archs_checked"),
+        ({"not_loaded": ["fused_adam"]}, "another type: not_loaded"),
         ({"source": {"name": "x"}}, "sha256"),
     ],
 )
