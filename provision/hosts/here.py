@@ -1,0 +1,28 @@
+"""This machine, read as any host is: with the very same script."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from provision.hosts.facts import HostFacts, parse_facts
+from provision.script import parse_answer, read_onhost
+
+#: How findings call it.
+HERE = "this machine"
+
+
+def read_here() -> HostFacts:
+    """Facts of the machine that this process runs on.
+
+    Raises:
+        HostError: the probe gave no answer.
+    """
+    done = subprocess.run(
+        [sys.executable, "-I", "-"],
+        input=read_onhost("probe"),
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    return parse_facts(HERE, parse_answer(HERE, done.stdout, done.stderr))
