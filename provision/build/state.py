@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from provision.build import isa
 from provision.build.cache import Layout, key_of, read_kept_wheel
 from provision.build.environment import Environment, read_environment
 from provision.build.manifest import WheelManifest, read_manifest, sha256_of
@@ -111,14 +112,16 @@ def require_python(toolchain: Toolchain) -> Python:
 
 def environment_path(spec: BuildSpec, python: Python, layout: Layout, lock_sha256: str) -> Path:
     """Where the build environment of a spec lies, complete or not."""
-    key = key_of(
-        {
-            "lock": lock_sha256,
-            "python": [python.executable, str(python.version)],
-            "torch": str(spec.torch),
-        }
-    )
-    return layout.environments / f"{python.tag}-torch{spec.torch}-{key[:12]}"
+    facts = {
+        "lock": lock_sha256,
+        "python": [python.executable, str(python.version)],
+        "torch": str(spec.torch),
+    }
+    name = f"{python.tag}-torch{spec.torch}"
+    if spec.accelerator != "cpu":
+        facts["accelerator"] = spec.accelerator
+        name += f"-{spec.accelerator}"
+    return layout.environments / f"{name}-{key_of(facts)[:12]}"
 
 
 def wheel_key(
@@ -129,25 +132,35 @@ def wheel_key(
     lock_sha256: str,
 ) -> str:
     """A name for everything that decides a wheel's content."""
+    return key_of(wheel_facts(spec, source, toolchain, environment, lock_sha256))
+
+
+def wheel_facts(
+    spec: BuildSpec,
+    source: Source,
+    toolchain: Toolchain,
+    environment: Environment,
+    lock_sha256: str,
+) -> dict[str, object]:
+    """Everything that decides a wheel's content, by what a user would call it."""
     torch = next(one for one in environment.requires if one.name == "torch")
-    return key_of(
-        {
-            "accelerator": spec.accelerator,
-            "compiler": toolchain.compiler_name,
-            "cpu": spec.cpu.name,
-            "epoch": EPOCH,
-            # Not of the wheel's content, but of what its manifest can promise.
-            "isa_checked": bool(toolchain.objdump),
-            "flags": [
-                STRIP,
-                PREFIX_MAP,
-                *MAPPED,
-                *(flag for op in spec.ops for flag in op.ldflags),
-            ],
-            "lock": lock_sha256,
-            "ops": list(spec.op_names),
-            "python": require_python(toolchain).tag,
-            "source": source.sha256,
-            "torch": [environment.torch, torch.sha256],
-        }
+    wrapper = isa.wrapper_script(
+        level=spec.cpu,
+        compiler=toolchain.compiler,
+        version=str(toolchain.compiler_version),
     )
+    return {
+        "accelerator": spec.accelerator,
+        "compiler": [toolchain.compiler_name, wrapper],
+        "cpu": spec.cpu.name,
+        "epoch": EPOCH,
+        # Not of the wheel's content, but of what its manifest can promise.
+        "isa_checked": bool(toolchain.objdump),
+        "flags": [STRIP, PREFIX_MAP, *MAPPED],
+        "libraries": [flag for op in spec.ops for flag in op.ldflags],
+        "lock": lock_sha256,
+        "ops": list(spec.op_names),
+        "python": require_python(toolchain).tag,
+        "source": source.sha256,
+        "torch": [environment.torch, torch.sha256],
+    }
