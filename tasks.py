@@ -23,9 +23,18 @@ from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.fleet import connected, error_report
 from provision.hosts.facts import gather_facts
+from provision.hosts.here import read_here
 from provision.hosts.parity import compare
 from provision.hosts.preflight import evaluate
 from provision.hosts.ready import gather_ready
+from provision.hosts.targets import (
+    Wanted,
+    compare_built,
+    compare_hosts,
+    compare_wanted,
+    fill_flags,
+    make_targets,
+)
 from provision.inventory import read_inventory
 from provision.launch.apply import apply_launch
 from provision.launch.plan import plan_launch, read_code_files
@@ -42,13 +51,13 @@ from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
 
 HELP = {
-    "hosts": "hosts file (default hosts.txt): one [user@]host[:port] [slots=N] a line",
+    "hosts": "hosts file (default hosts.txt; builds: none): [user@]host[:port] [slots=N] lines",
     "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
     "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
     "accelerator": "what the hosts train on: cpu (never guessed from this machine)",
     "ops": "ops to compile into the wheel, by DeepSpeed's names (default: cpu_adam,shm_comm)",
     "arch": "GPU architectures, as in 8.0;9.0+PTX (CUDA wheels: not in this version)",
-    "cpu": "CPU level that every host has (default x86-64-v3)",
+    "cpu": "CPU level, such as x86-64-v3 (default auto: the lowest of --hosts, else x86-64-v3)",
     "torch": "torch release to build against; a wheel fits one release only",
     "version": "DeepSpeed release to build",
     "source": "a DeepSpeed source folder or archive in place of a release",
@@ -139,16 +148,45 @@ def ready_of(out, s, fleet, env):
     return hosts, wanted, report, clock_offsets(facts)
 
 
-@command(*BUILD, "wheels", "dry_run")
+def targets_of(out, s):
+    """The hosts that a build is for; None unless --hosts was given on this command line."""
+    if "hosts" not in s.given:
+        return None
+    with fleet_of(s) as fleet:
+        facts = facts_of(out, fleet)
+    out.require(compare_hosts(facts, s.accelerator))
+    targets = make_targets(facts, s.accelerator)
+    out.say(f"for {targets}")
+    return targets
+
+
+def require_fit(out, spec, toolchain, targets):
+    """End the command here if what is about to be built does not fit the hosts it is for."""
+    out.require(compare_toolchain(spec, toolchain))
+    if targets is not None:
+        wanted = Wanted(
+            accelerator=spec.accelerator,
+            archs=getattr(spec, "archs", ()),
+            cpu=spec.cpu.name,
+            python_tag=toolchain.python.tag,
+            ops=spec.op_names,
+        )
+        out.require(compare_wanted(targets, wanted, read_here()))
+
+
+@command(*BUILD, *FLEET, "wheels", "dry_run")
 def build_deepspeed(out, s):
     """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
-    flags = {flag: getattr(s, flag) for flag in BUILD}
-    spec, cache = parse_build_spec(**flags, out=str(s.wheels)), cache_dir(os.environ)
+    targets, cache = targets_of(out, s), cache_dir(os.environ)
+    flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, targets)
+    spec = parse_build_spec(**flags, out=str(s.wheels))
     toolchain = read_toolchain(Context(), spec, cache)
-    out.require(compare_toolchain(spec, toolchain))
+    require_fit(out, spec, toolchain, targets)
     plan = plan_build(spec, toolchain, read_state(spec, toolchain, cache))
     out.plan(plan.steps)
-    out.built(s.wheels, apply_build(plan, out.say))
+    manifest = apply_build(plan, out.say)
+    out.require(compare_built(targets, manifest))
+    out.built(s.wheels, manifest)
 
 
 @command(*FLEET)

@@ -36,8 +36,10 @@ DEFAULTS: dict[str, Any] = {
     "source": None,
     "python": None,
     "jobs": None,
+    "on": None,
+    "with_source": None,
     "torch": TORCH,
-    "cpu": "x86-64-v3",
+    "cpu": "auto",
     "zero": 2,
     "offload": "none",
     "model": None,
@@ -52,8 +54,12 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of one command, typed. Local paths are absolute; paths on hosts are text."""
+    """All settings of one command, typed. Local paths are absolute; paths on hosts are text.
 
+    ``given`` names those that were flags of this command line.
+    """
+
+    given: frozenset[str]
     hosts: Path
     ssh_config: Path | None
     accept_new: bool
@@ -69,6 +75,8 @@ class Settings:
     source: str | None
     python: str | None
     jobs: str | None
+    on: str | None
+    with_source: str | None
     torch: str
     cpu: str
     zero: int
@@ -107,6 +115,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     given = {key: value for key, value in flags.items() if value not in (None, False, [], ())}
     values.update({key: value for key, value in given.items() if key != "set"})
     values["set"] = {**_pairs(config.get("set")), **_pairs(flags.get("set"))}
+    values["given"] = frozenset(given)
     for key in _NUMBERS:
         values[key] = _number(key, values[key])
     for key in _PATHS:

@@ -20,6 +20,8 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from provision.errors import ConfigError
 
 SCHEMA = 2
+#: DeepSpeed's wheels in a folder; others may lie beside them (build-deepspeed --with-source).
+WHEELS = "deepspeed-*.whl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +248,7 @@ def read_wheels(folder: Path) -> tuple[WheelManifest, ...]:
 
     A folder that does not exist holds no wheels.
     """
-    return tuple(read_manifest(wheel) for wheel in sorted(folder.glob("*.whl")))
+    return tuple(read_manifest(wheel) for wheel in sorted(folder.glob(WHEELS)))
 
 
 def read_wheel(folder: Path, name: str | None = None) -> WheelManifest:
@@ -257,7 +259,7 @@ def read_wheel(folder: Path, name: str | None = None) -> WheelManifest:
     """
     if name is not None:
         return read_manifest(folder / name)
-    names = sorted(path.name for path in folder.glob("*.whl"))
+    names = sorted(path.name for path in folder.glob(WHEELS))
     if len(names) != 1:
         raise ConfigError(
             f"{folder}/",

@@ -255,8 +255,10 @@ def _compare_wanted(host: Target, wanted: Wanted) -> list[Finding]:
     return findings
 
 
-def compare_built(targets: Targets, manifest: WheelManifest) -> Report:
-    """Whether a wheel, as built, loads on the oldest of the hosts."""
+def compare_built(targets: Targets | None, manifest: WheelManifest) -> Report:
+    """Whether a wheel, as built, loads on the oldest of the hosts (None: it is for nobody yet)."""
+    if targets is None:
+        return Report()
     oldest = targets.oldest
     return Report(
         findings=tuple(

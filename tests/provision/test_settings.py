@@ -27,6 +27,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default():
     assert settings.hosts == HERE / "rack1.txt"
     assert settings.zero == 1
     assert settings.set == {"max_steps": "20", "seed": 1}
+    assert settings.given == {"zero", "set"}
 
 
 def test_absolute_paths_stay():
