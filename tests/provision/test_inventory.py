@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from provision.errors import ConfigError
 from provision.inventory import Host, parse_inventory, read_inventory
@@ -31,6 +33,39 @@ def test_order_is_node_rank_order_and_labels_show_a_given_port():
     assert parse_inventory("b\na:2222\n", "x").labels == ("b", "a:2222")
 
 
+def test_ipv6_addresses_bare_and_in_brackets():
+    text = "::1\n[::1]:22 slots=2\nroot@[2001:db8::7]:2222\nfe80::1%eth0\n::ffff:10.0.0.1\n"
+    hosts = parse_inventory(text, "x").hosts
+    assert [(h.user, h.name, h.port) for h in hosts] == [
+        (None, "::1", None),
+        (None, "::1", 22),
+        ("root", "2001:db8::7", 2222),
+        (None, "fe80::1%eth0", None),
+        (None, "::ffff:10.0.0.1", None),
+    ]
+    assert [h.label for h in hosts][1:3] == ["[::1]:22", "[2001:db8::7]:2222"]
+
+
+@pytest.mark.parametrize("name", ["nœud1", "узел-7", "機械", "नोड", "knoten_1.local", "a+b"])
+def test_names_of_any_script(name):
+    assert parse_inventory(f"{name} slots=2", "x").labels == (name,)
+
+
+def test_a_file_from_another_systems_editor():
+    text = "\ufeffnode1\r\nnode2 slots=8\t\r\n"
+    assert parse_inventory(text, "x").hosts == (Host(name="node1"), Host(name="node2", slots=8))
+
+
+def test_ten_thousand_lines():
+    text = "".join(f"gpu@10.{n // 256}.{n % 256}.7 slots=8  # rack {n}\n" for n in range(10_000))
+    assert len(parse_inventory(text, "x")) == 10_000
+    with pytest.raises(ConfigError) as caught:
+        parse_inventory(text + "10.0.3.7\nx@10.0.0.7\n", "hosts.txt")
+    assert str(caught.value).startswith("hosts.txt:10001")
+    found = "10.0.3.7 again (first on line 4); also 10.0.0.7 on lines 1 and 10002"
+    assert caught.value.found == found
+
+
 def test_one_address_with_two_ports_is_two_hosts():
     assert len(parse_inventory("127.0.0.1:2222\n127.0.0.1:2223\n", "x")) == 2
 
@@ -46,6 +81,25 @@ def test_one_address_with_two_ports_is_two_hosts():
         ("node1:99999", "hosts.txt:1", "port 99999"),
         ("node1 node2", "hosts.txt:1", "node1 node2"),
         ("ssh -p 22 node1", "hosts.txt:1", "ssh -p 22"),
+        ("Node1\nnode1", "hosts.txt:2", "node1 again (first on line 1)"),
+        ("::1\n0:0::1", "hosts.txt:2", "0:0::1 again (first on line 1)"),
+        ("[::1", "hosts.txt:1", "[::1"),
+        ("[node1]:22", "hosts.txt:1", "[node1]:22"),
+        ("1::2::3", "hosts.txt:1", "1::2::3"),
+        ("node1:" + "9" * 5000, "hosts.txt:1", "node1:999"),
+        ("node1:999999999", "hosts.txt:1", "port 999999999"),
+        ("node1 slots=٤", "hosts.txt:1", "slots="),
+        (";rm -rf ~", "hosts.txt:1", ";rm -rf ~"),
+        (";rm${IFS}-rf${IFS}~", "hosts.txt:1", "the host name ';rm"),
+        ("$(reboot)@node1", "hosts.txt:1", "the user name '$(reboot)'"),
+        ("@node1", "hosts.txt:1", "the user name ''"),
+        ("-oProxyCommand=x", "hosts.txt:1", "the host name '-oProxy"),
+        ("../../etc", "hosts.txt:1", "the host name '../../etc'"),
+        ("..", "hosts.txt:1", "the host name '..'"),
+        ("fe80::1%`id`", "hosts.txt:1", "fe80::1%`id`"),
+        ("node1\x0bnode2", "hosts.txt:1", "\\x0b"),
+        ("node1\nno\x1b[2Jde", "hosts.txt:2", r"'no\x1b[2Jde'"),
+        ("node1\n\nno\u202ede", "hosts.txt:3", r"'no\u202ede'"),
         ("", "hosts.txt", "no host"),
         ("# only this\n\n", "hosts.txt", "no host"),
     ],
@@ -68,3 +122,23 @@ def test_a_binary_file_is_one_clear_error(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):
         read_inventory(path)
+
+
+NO_MARKS = st.characters(exclude_categories=["Mn", "Mc", "Me"])
+
+
+@given(st.text(NO_MARKS, max_size=40) | st.from_regex(r"\S+@\S+:\d+ slots=\d+", fullmatch=True))
+def test_whatever_the_line_it_is_a_harmless_name_or_one_clear_error(line):
+    """A name that passes holds nothing that a shell, a path or a terminal takes for more."""
+    hosts, said = (), ""
+    try:
+        hosts = parse_inventory(line, "hosts.txt").hosts
+    except ConfigError as error:
+        said = str(error)
+    assert said.isprintable()
+    assert len(said) < 400
+    for host in hosts:
+        for text in (host.name, host.user or "x"):
+            assert all(c.isalnum() or c in "._+-:%" for c in text)
+            assert text not in (".", "..")
+            assert not text.startswith("-")
