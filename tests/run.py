@@ -91,7 +91,7 @@ def lint(total: Total) -> None:
         for argv in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
     ]
     if shutil.which("shellcheck"):
-        checks.append(["shellcheck", "zf", ".ci/run"])
+        checks.append(["shellcheck", "zf", ".ci/run", "tests/integration/cluster/host.sh"])
     elif os.environ.get("CI") == "true":
         say("shellcheck is missing")
         total.failed += 1
