@@ -30,6 +30,8 @@ class BuildSpec:
         accelerator: what DeepSpeed is built for (``DS_ACCELERATOR``).
         ops_asked: names of the ops as asked for, sorted.
         ops: those and the ones they need, sorted by name: exactly what the wheel must hold.
+        archs: compute capabilities to compile device code for, such as "8.0" and "9.0+PTX"; empty
+            for an accelerator without device code.
         torch: the torch release to build against; a local part (``2.13.0+cpu``) is honoured.
         version: the DeepSpeed release; None when ``source`` says it.
         source: a source tree or archive to build in place of a release.
@@ -42,6 +44,7 @@ class BuildSpec:
     accelerator: str
     ops_asked: tuple[str, ...]
     ops: tuple[ops.Op, ...]
+    archs: tuple[str, ...] = ()
     torch: Version
     version: str | None
     source: Path | None
