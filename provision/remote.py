@@ -24,6 +24,7 @@ from provision.errors import ConfigError, HostError, UnreachableError
 from provision.inventory import Host
 from provision.script import parse_answer, script_argv, text_argv
 from provision.steps import Phase, Put, Run, Step
+from provision.talk import Talk
 
 Say = Callable[[str], None]
 
@@ -74,6 +75,15 @@ class Remote:
         except Exception as error:  # noqa: BLE001 - likewise
             raise explain(self.label, error, self.cxn) from None
         return int(result.exited), str(result.stdout), str(result.stderr)
+
+    def talk(self, script: str, args: Sequence[str] = ()) -> Talk:
+        """Start ``onhost/<script>.py args…`` there, to be told more over its stdin."""
+        try:
+            channel = self.cxn.transport.open_session(timeout=30)
+            channel.exec_command(shlex.join(script_argv(script, args)))
+        except Exception as error:  # noqa: BLE001 - likewise
+            raise explain(self.label, error, self.cxn) from None
+        return Talk(label=self.label, channel=channel)
 
     def ask(self, script: str, args: Sequence[str] = (), python: str = "") -> dict[str, object]:
         """The answer of ``onhost/<script>.py args…`` there (HostError if it gives none)."""

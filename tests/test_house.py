@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Values and facts of the whole house. They import nothing but one another.
-SHARED = {"errors", "findings", "steps", "script", "compat", "settings", "inventory"}
+SHARED = {"errors", "findings", "steps", "script", "compat", "settings", "inventory", "talk"}
 STAGES = {"build", "hosts", "deploy", "launch", "demo"}
 #: What a stage may read of another: the one way that data goes.
 EDGES = {

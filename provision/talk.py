@@ -1,0 +1,70 @@
+"""A conversation with a script on a host: it answers, is told more, and answers again.
+
+One start of a script in place of several, and what must stay private (a token) goes over its
+stdin rather than its argv. The script ends when its stdin does, so it ends with the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from provision.errors import HostError
+from provision.script import parse_answer
+
+_END = b">>ZEROFLEET"
+
+
+@dataclass(kw_only=True)
+class Talk:
+    """One conversation. ``channel`` is a paramiko.Channel (or what reads and writes like one)."""
+
+    label: str
+    channel: Any
+    _unread: bytes = field(default=b"", repr=False)
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Tell the script something: one JSON object, one line. HostError if it has ended."""
+        try:
+            self.channel.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            raise self._ended() from None
+
+    def receive(self, timeout: float) -> dict[str, object]:
+        """The script's next answer; HostError if it ended, or is silent for ``timeout`` s."""
+        until = time.monotonic() + timeout
+        while _END not in self._unread:
+            self.channel.settimeout(max(0.01, until - time.monotonic()))
+            try:
+                part = self.channel.recv(1 << 16)
+            except TimeoutError:
+                raise HostError(
+                    f"{self.label}: answer",
+                    found=f"none in {timeout:.0f} s",
+                    expected="an answer",
+                    remedy="is the host very busy, or its network cut?",
+                ) from None
+            if not part:
+                raise self._ended()
+            self._unread += part
+        answer, _, self._unread = self._unread.partition(_END)
+        return parse_answer(self.label, (answer + _END).decode("utf-8", "replace"))
+
+    def _ended(self) -> HostError:
+        """Why there is no answer any more: what the script, or the shell, said at the end."""
+        said = self._unread.decode("utf-8", "replace")
+        errors = b""
+        while self.channel.recv_stderr_ready():
+            errors += self.channel.recv_stderr(1 << 16)
+        try:
+            parse_answer(self.label, said, errors.decode("utf-8", "replace"))
+        except HostError as error:
+            return error
+        raise AssertionError("an answer was left unread")
+
+    def close(self) -> None:
+        """End the conversation, and with it the script."""
+        self.channel.close()
