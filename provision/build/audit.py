@@ -6,57 +6,42 @@ at run time whatever is missing or does not fit is compiled anew on every host.
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from packaging.utils import parse_wheel_filename
-
-from provision.build import binary, isa
-from provision.build.ops import OPS, Op
+from provision.build import cubin
+from provision.build.contents import Contents, read_places
+from provision.build.inspect import Inspection, Module, read_inspection
 from provision.build.process import Command, apply_command
 from provision.build.spec import BuildSpec
-from provision.build.toolchain import Python
+from provision.build.python import Python
 from provision.errors import BuildError
 
 _PROOF = Path(__file__).with_name("proof.py")
-_INSTALLED = "deepspeed/git_version_info_installed.py"
 #: Largest difference to torch's AdamW after the proof's steps, in parameter units. Parameters are
 #: of order 1; DeepSpeed's order of operations costs about 3e-6.
 ADAM_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What a wheel file holds, as far as it can be said without running it.
-
-    Attributes:
-        tags: the tags of its file name.
-        modules: compiled modules: path without suffix → path in the wheel.
-        installed_ops: DeepSpeed's own list of the ops that it calls installed.
-        accelerator: the accelerator that DeepSpeed was built for.
-    """
-
-    tags: tuple[str, ...]
-    modules: Mapping[str, str]
-    installed_ops: tuple[str, ...]
-    accelerator: str
+#: How proof.py's answer starts for an op that needs a library that only a GPU driver brings.
+NO_DRIVER = "no driver: "
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What the proof found, for the manifest."""
+    """What the proof found, for the manifest.
 
-    ops: tuple[str, ...]
+    Attributes:
+        not_loaded: op → why it could not be loaded here; all others were.
+    """
+
+    inspection: Inspection
+    not_loaded: Mapping[str, str]
     isa_checked: bool
-    glibc: str
-    glibcxx: str
+    archs_checked: bool
 
 
 def apply_audit(
@@ -66,6 +51,7 @@ def apply_audit(
     python: Python,
     torch_packages: Path,
     objdump: str,
+    places: tuple[Path, ...],
     work: Path,
     log: IO[str],
     say: Callable[[str], None],
@@ -79,57 +65,57 @@ def apply_audit(
         torch_packages: a site-packages folder with torch and DeepSpeed's requirements, and
             without DeepSpeed.
         objdump: path of objdump, or "": instructions are then not looked at.
+        places: folders of this machine whose path must not be in the wheel.
         work: a folder for the fresh environment.
         log: gets the proof's output.
         say: gets progress lines.
 
     Raises:
         BuildError: the wheel is not what was asked for.
+        ConfigError: it holds something that can't be read.
     """
-    say("auditing the wheel")
-    contents = read_contents(wheel)
-    compare_contents(contents, spec, wheel=wheel.name)
-    fresh = work / "fresh"
-    packages = _apply_fresh_environment(fresh, wheel, python, torch_packages, log)
-    files = {op.name: packages / contents.modules[op.module_path] for op in spec.ops}
-    isa_checked = bool(objdump)
-    if isa_checked:
-        for op in spec.ops:
-            _audit_instructions(op, files[op.name], spec.cpu, objdump)
-    else:
+    say("proving the wheel: what is in it")
+    found = read_inspection(wheel, objdump)
+    compare_contents(found.contents, spec, wheel=wheel.name)
+    for module in found.modules:
+        compare_module(module, spec)
+    compare_places(read_places(wheel, tuple(str(place) for place in places)), wheel=wheel.name)
+    if not objdump:
         say("no objdump here: that no instruction is above the CPU level was not checked")
-    _apply_proof(fresh, spec, log, say)
-    floors = [binary.read_floors(path) for path in files.values()]
-    return Audit(
-        ops=spec.op_names,
-        isa_checked=isa_checked,
-        glibc=binary.highest(floor.glibc for floor in floors),
-        glibcxx=binary.highest(floor.glibcxx for floor in floors),
+    say("proving the wheel: every op loads in a fresh environment, compiling turned off")
+    fresh = work / "fresh"
+    _apply_fresh_environment(fresh, wheel, python, torch_packages, log)
+    not_loaded = _apply_proof(fresh, spec, log, say)
+    audit = Audit(
+        inspection=found,
+        not_loaded=not_loaded,
+        isa_checked=bool(objdump),
+        archs_checked=any(module.code.registers for module in found.modules),
     )
+    for line in describe(audit, spec):
+        say(f"proved: {line}")
+    return audit
 
 
-def read_contents(wheel: Path) -> Contents:
-    """Look into a wheel file; nothing of it is run or imported."""
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        text = archive.read(_INSTALLED).decode() if _INSTALLED in names else ""
-    values = parse_assignments(text)
-    ops = values.get("installed_ops")
-    return Contents(
-        tags=tuple(sorted(str(tag) for tag in parse_wheel_filename(wheel.name)[3])),
-        modules={name.split(".", 1)[0]: name for name in names if name.endswith(".so")},
-        installed_ops=tuple(sorted(name for name, on in ops.items() if on)) if ops else (),
-        accelerator=str(values.get("accelerator_name", "")),
-    )
-
-
-def parse_assignments(text: str) -> dict[str, Any]:
-    """``name = literal`` lines of a Python file → values; other lines are passed over."""
-    values = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            values[node.targets[0].id] = ast.literal_eval(node.value)
-    return values
+def describe(audit: Audit, spec: BuildSpec) -> tuple[str, ...]:
+    """What was proved, a line each, for the person who waits."""
+    found, contents = audit.inspection, audit.inspection.contents
+    loaded = [name for name in spec.op_names if name not in audit.not_loaded]
+    lines = [
+        f"{contents.tags[0]}, accelerator {contents.accelerator}",
+        f"ops asked for = installed = compiled: {', '.join(spec.op_names)}",
+        f"loaded with compiling turned off: {', '.join(loaded) or 'none'}",
+        *(f"{op} not loadable here: {why}" for op, why in audit.not_loaded.items()),
+    ]
+    if "cpu_adam" in loaded:
+        lines.append(f"cpu_adam agrees with torch.optim.AdamW within {ADAM_TOLERANCE}")
+    if audit.archs_checked:
+        ptx = f", PTX {', '.join(found.ptx)}" if found.ptx else ", no PTX"
+        lines.append(f"device code for {', '.join(found.archs)}{ptx}")
+    if audit.isa_checked:
+        lines.append(f"no instruction above {spec.cpu.name}")
+    lines.append(f"needs glibc {found.glibc}, GLIBCXX {found.glibcxx}; no path of this machine")
+    return tuple(lines)
 
 
 def compare_contents(contents: Contents, spec: BuildSpec, *, wheel: str) -> None:
@@ -141,16 +127,36 @@ def compare_contents(contents: Contents, spec: BuildSpec, *, wheel: str) -> None
     if contents.accelerator != spec.accelerator:
         found = f"built for accelerator {contents.accelerator or 'unknown'}"
         raise _refused(wheel, found, spec.accelerator)
-    ours = {op.installed_name: op.name for op in OPS.values()}
-    installed = {ours.get(name, name) for name in contents.installed_ops}
-    if installed != set(spec.op_names):
-        raise _refused(wheel, _difference(installed, spec), f"ops {', '.join(spec.op_names)}")
+    if set(contents.installed_ops) != set(spec.op_names):
+        found = _difference(set(contents.installed_ops), spec)
+        raise _refused(wheel, found, f"ops {', '.join(spec.op_names)}")
     for op in spec.ops:
-        if op.module_path not in contents.modules:
+        if op.name not in contents.modules:
             raise _refused(wheel, f"op {op.name} without its module", f"{op.module_path}.*.so")
-    known = {op.module_path for op in spec.ops}
-    if extra := contents.modules.keys() - known:
-        raise _refused(wheel, f"unknown modules {', '.join(sorted(extra))}", "the asked ops' only")
+    if extra := contents.modules.keys() - set(spec.op_names):
+        raise _refused(wheel, f"modules of {', '.join(sorted(extra))}", "the asked ops' only")
+
+
+def compare_module(module: Module, spec: BuildSpec) -> None:
+    """BuildError unless a module's instructions and device code are those asked for."""
+    above = module.instructions.above(spec.cpu) if module.instructions else ()
+    if above:
+        found = f"op {module.op}: {above[0].instruction} in {above[0].function}"
+        raise _refused(f"op {module.op}", found, f"no instruction above {spec.cpu.name}")
+    wanted = cubin.wanted_code(spec.archs if module.code.registers else ())
+    found_code, code = (f"{_codes(one)}" for one in (module.code, wanted))
+    if found_code != code:
+        raise _refused(f"op {module.op}", f"device code for {found_code}", code)
+
+
+def _codes(code: cubin.DeviceCode) -> str:
+    return ", ".join((*code.cubins, *(f"PTX {one}" for one in code.ptx))) or "no GPU"
+
+
+def compare_places(places: Mapping[str, str], *, wheel: str) -> None:
+    """BuildError when a file of the wheel holds a path of this machine."""
+    for name, path in places.items():
+        raise _refused(wheel, f"{path} in {name}", "no path of this machine in any file")
 
 
 def _difference(installed: set[str], spec: BuildSpec) -> str:
@@ -171,8 +177,8 @@ def _refused(wheel: str, found: str, expected: str) -> BuildError:
 
 def _apply_fresh_environment(
     path: Path, wheel: Path, python: Python, torch_packages: Path, log: IO[str]
-) -> Path:
-    """A new environment that holds the wheel's files, and sees torch; → its site-packages."""
+) -> None:
+    """A new environment that holds the wheel's files, and sees torch."""
     shutil.rmtree(path, ignore_errors=True)
     argv = (python.executable, "-m", "venv", "--without-pip", str(path))
     status = apply_command(Command(argv=argv, environ={"PATH": "/usr/bin:/bin"}), log=log)
@@ -182,26 +188,11 @@ def _apply_fresh_environment(
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
     (packages / "torch.pth").write_text(f"{torch_packages}\n", encoding="utf-8")
-    return packages
 
 
-def _audit_instructions(op: Op, module: Path, level: isa.Level, objdump: str) -> None:
-    with subprocess.Popen(
-        (objdump, "-d", "-C", "--no-show-raw-insn", str(module)),
-        stdout=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as process:
-        assert process.stdout is not None
-        foreign = isa.foreign_instructions(process.stdout, level=level, guarded=op.guarded)
-    if process.returncode != 0:
-        raise _refused(module.name, f"objdump exit status {process.returncode}", "a disassembly")
-    if foreign:
-        found = f"op {op.name}: {foreign[0].instruction} in {foreign[0].function}"
-        raise _refused(module.name, found, f"no instruction above {level.name}")
-
-
-def _apply_proof(fresh: Path, spec: BuildSpec, log: IO[str], say: Callable[[str], None]) -> None:
+def _apply_proof(
+    fresh: Path, spec: BuildSpec, log: IO[str], say: Callable[[str], None]
+) -> Mapping[str, str]:
     builders = {op.name: op.builders[spec.accelerator] for op in spec.ops}
     lines: list[str] = []
     log.write("\n== audit\n")
@@ -219,9 +210,9 @@ def _apply_proof(fresh: Path, spec: BuildSpec, log: IO[str], say: Callable[[str]
         ),
         log=log,
         on_line=lines.append,
-        on_idle=lambda seconds: say(f"auditing the wheel: {seconds:.0f} s"),
+        on_idle=lambda seconds: say(f"proving the wheel: {seconds:.0f} s"),
     )
-    compare_proof(parse_proof(lines), spec, status=status)
+    return compare_proof(parse_proof(lines), spec, status=status)
 
 
 def parse_proof(lines: list[str]) -> dict[str, Any]:
@@ -233,14 +224,20 @@ def parse_proof(lines: list[str]) -> dict[str, Any]:
     return answers
 
 
-def compare_proof(answers: Mapping[str, Any], spec: BuildSpec, *, status: int) -> None:
-    """BuildError unless every op was loaded and its Adam, if it has one, agrees with torch's."""
+def compare_proof(answers: Mapping[str, Any], spec: BuildSpec, *, status: int) -> Mapping[str, str]:
+    """BuildError unless every op was loaded and its Adam, if it has one, agrees with torch's.
+
+    Returns the ops that proof.py could not load for want of a GPU driver, each with its reason.
+    """
+    not_loaded = {}
     for op in spec.op_names:
-        answer = answers.get(op, "not reached")
+        answer = str(answers.get(op, "not reached"))
         if answer == "loading":
             answer = f"the interpreter ended while it was loaded (exit status {status})"
-        if answer != "ok":
-            raise _refused(f"op {op}", str(answer), "the op loads in a fresh environment")
+        if answer.startswith(NO_DRIVER) and spec.accelerator != "cpu":
+            not_loaded[op] = answer.removeprefix(NO_DRIVER)
+        elif answer != "ok":
+            raise _refused(f"op {op}", answer, "the op loads in a fresh environment")
     if "cpu_adam" in spec.op_names:
         difference = answers.get("adam")
         if not isinstance(difference, float) or not difference <= ADAM_TOLERANCE:
@@ -249,3 +246,4 @@ def compare_proof(answers: Mapping[str, Any], spec: BuildSpec, *, status: int) -
             raise _refused("op cpu_adam", f"{found} (exit status {status})", expected)
     if status != 0:
         raise _refused("the audit", f"exit status {status}", "0")
+    return not_loaded

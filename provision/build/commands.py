@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from provision.build.interpreter import Python
 from provision.build.process import Command
 from provision.build.spec import BuildSpec
 from provision.build.state import EPOCH, MAPPED, PREFIX_MAP, STRIP
-from provision.build.toolchain import Python
 
 # What a compilation takes over from the user's environment. Not CFLAGS, CPATH and their like:
 # they would change the wheel without a trace in its key.
@@ -46,6 +46,19 @@ def site_packages(environment: Path, python: Python) -> Path:
     return environment / "lib" / name / "site-packages"
 
 
+def torch_requirement(spec: BuildSpec) -> str:
+    """What pip is asked for: the release, or the very build of it that the spec names.
+
+    A release matches each of its builds, and pip takes the one with the greatest local part; so
+    for GPUs the build without CUDA is ruled out by name.
+    https://packaging.python.org/en/latest/specifications/version-specifiers/#local-version-identifiers
+    """
+    wanted = f"torch=={spec.torch}"
+    if spec.accelerator == "cuda" and spec.torch.local is None:
+        return f"{wanted},!={spec.torch}+cpu"
+    return wanted
+
+
 def environment_commands(
     spec: BuildSpec, python: Python, path: Path, lock: Path, pip: Mapping[str, str]
 ) -> tuple[Command, ...]:
@@ -69,7 +82,7 @@ def environment_commands(
             argv=(
                 *install,
                 *("--progress-bar", "raw", "--report", str(path / "torch.json")),
-                *("-c", str(path / "constraints.txt"), f"torch=={spec.torch}"),
+                *("-c", str(path / "constraints.txt"), torch_requirement(spec)),
             ),
             environ=pip,
         ),

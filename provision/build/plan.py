@@ -14,11 +14,12 @@ from provision.build.commands import (
     python_of,
 )
 from provision.build.environment import FACTS
+from provision.build.interpreter import Python
 from provision.build.process import Command
 from provision.build.source import Source
 from provision.build.spec import BuildSpec
 from provision.build.state import BuildState, environment_path, require_python
-from provision.build.toolchain import HERE, Python, Toolchain, jobs_of
+from provision.build.toolchain import HERE, Toolchain, jobs_of
 from provision.errors import ConfigError
 from provision.steps import Phase, Plan, Run, Step
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from provision.build import isa
 from provision.build.cache import Layout, key_of, read_kept_wheel
 from provision.build.environment import Environment, read_environment
+from provision.build.interpreter import Python
 from provision.build.manifest import WheelManifest, read_manifest, sha256_of
 from provision.build.source import Source, read_source
 from provision.build.spec import BuildSpec
-from provision.build.toolchain import Python, Toolchain
+from provision.build.toolchain import Toolchain
 from provision.errors import ConfigError
 
 #: The build environment's tools, with hashes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from invoke.context import Context
 from packaging.version import InvalidVersion, Version
 
+from provision.build.interpreter import PYTHON_FACTS, Python, parse_python
 from provision.build.spec import BuildSpec
 
 GIB = 2**30
@@ -20,47 +20,6 @@ GIB = 2**30
 COMPILER_BYTES = 2 * GIB
 #: The name of this machine in findings and plans.
 HERE = "this machine"
-
-_PYTHON_FACTS = """
-import json, os, sys, sysconfig
-facts = {
-    "executable": sys.executable,
-    "base": getattr(sys, "_base_executable", "") or sys.executable,
-    "version": "%d.%d.%d" % sys.version_info[:3],
-    "implementation": sys.implementation.name,
-    "header": os.path.join(sysconfig.get_paths()["include"], "Python.h"),
-}
-facts["has_header"] = os.path.isfile(facts["header"])
-try:
-    import ensurepip, venv
-    facts["has_venv"] = True
-except ImportError:
-    facts["has_venv"] = False
-print(json.dumps(facts))
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Python:
-    """The interpreter that the wheel is for.
-
-    Attributes:
-        executable: its path, outside of any virtual environment.
-        version: such as "3.11.7".
-        header: where its Python.h is, or should be.
-    """
-
-    executable: str
-    version: Version
-    implementation: str
-    header: str
-    has_header: bool
-    has_venv: bool
-
-    @property
-    def tag(self) -> str:
-        """The interpreter tag, such as "cp311"."""
-        return f"cp{self.version.major}{self.version.minor}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +65,7 @@ def read_toolchain(c: Context, spec: BuildSpec, cache: Path) -> Toolchain:
     return Toolchain(
         machine=_read(c, "uname -m").strip(),
         asked_python=asked_python,
-        python=parse_python(_read(c, shlex.join([asked_python, "-I", "-c", _PYTHON_FACTS]))),
+        python=parse_python(_read(c, shlex.join([asked_python, "-I", "-c", PYTHON_FACTS]))),
         asked_compiler=asked_compiler,
         compiler=compiler,
         compiler_version=_read_gcc_version(c, compiler) if compiler else None,
@@ -143,22 +102,6 @@ def _read_header(c: Context, compiler: str, header: str) -> bool:
 
 def _existing(path: Path) -> Path:
     return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
-
-
-def parse_python(text: str) -> Python | None:
-    """The JSON line an interpreter printed about itself → Python; None when it printed none."""
-    try:
-        facts = json.loads(text)
-        return Python(
-            executable=facts["base"],
-            version=Version(facts["version"]),
-            implementation=facts["implementation"],
-            header=facts["header"],
-            has_header=facts["has_header"],
-            has_venv=facts["has_venv"],
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def parse_memory(meminfo: str, *, cgroup: str = "") -> int | None:

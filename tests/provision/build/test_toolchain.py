@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import warnings
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from provision.build.toolchain import (
     jobs_of,
     parse_df,
     parse_memory,
-    parse_python,
     read_toolchain,
 )
 
@@ -37,17 +35,6 @@ def test_df() -> None:
     )
     assert parse_df(text) == 80 * GIB
     assert parse_df("") is None
-
-
-def test_python() -> None:
-    facts = {"executable": "/v/bin/python", "base": "/usr/bin/python3.12", "version": "3.12.1",
-             "implementation": "cpython", "header": "/usr/include/python3.12/Python.h",
-             "has_header": False, "has_venv": True}  # fmt: skip
-    python = parse_python(json.dumps(facts))
-    assert python is not None
-    assert (python.executable, python.tag) == ("/usr/bin/python3.12", "cp312")
-    assert parse_python("") is None
-    assert parse_python("{}") is None
 
 
 @pytest.mark.parametrize(
