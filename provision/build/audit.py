@@ -19,7 +19,6 @@ from provision.build.contents import Contents, read_places
 from provision.build.inspect import Inspection, Module, read_inspection
 from provision.build.process import Command, apply_command
 from provision.build.spec import BuildSpec
-from provision.build.python import Python
 from provision.errors import BuildError
 
 _PROOF = Path(__file__).with_name("proof.py")
@@ -48,7 +47,7 @@ def apply_audit(
     wheel: Path,
     *,
     spec: BuildSpec,
-    python: Python,
+    python: str,
     torch_packages: Path,
     objdump: str,
     places: tuple[Path, ...],
@@ -61,7 +60,7 @@ def apply_audit(
     Args:
         wheel: the wheel file.
         spec: what was asked for.
-        python: the interpreter it is for.
+        python: path of the interpreter it is for.
         torch_packages: a site-packages folder with torch and DeepSpeed's requirements, and
             without DeepSpeed.
         objdump: path of objdump, or "": instructions are then not looked at.
@@ -176,11 +175,11 @@ def _refused(wheel: str, found: str, expected: str) -> BuildError:
 
 
 def _apply_fresh_environment(
-    path: Path, wheel: Path, python: Python, torch_packages: Path, log: IO[str]
+    path: Path, wheel: Path, python: str, torch_packages: Path, log: IO[str]
 ) -> None:
     """A new environment that holds the wheel's files, and sees torch."""
     shutil.rmtree(path, ignore_errors=True)
-    argv = (python.executable, "-m", "venv", "--without-pip", str(path))
+    argv = (python, "-m", "venv", "--without-pip", str(path))
     status = apply_command(Command(argv=argv, environ={"PATH": "/usr/bin:/bin"}), log=log)
     packages = next(path.glob("lib/python*/site-packages"), None)
     if status != 0 or packages is None:

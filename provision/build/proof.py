@@ -38,7 +38,8 @@ def load(op: str, builder_name: str) -> None:
         builder = accelerator.create_op_builder(builder_name)
         module = builder.load(verbose=False)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is this op's answer
-        answer(**{op: f"{type(error).__name__}: {error}"})
+        missing = f"no driver: {error}" if "libcuda.so.1: cannot open" in str(error) else ""
+        answer(**{op: missing or f"{type(error).__name__}: {error}"})
         return
     if not getattr(module, "__file__", "").startswith(sys.prefix):
         answer(**{op: f"loaded from {getattr(module, '__file__', None)}, not from the wheel"})

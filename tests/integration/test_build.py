@@ -73,9 +73,10 @@ def audit(plan: BuildPlan, wheel: Path, work: Path) -> None:
     apply_audit(
         wheel,
         spec=plan.spec,
-        python=plan.python,
+        python=plan.python.executable,
         torch_packages=site_packages(plan.environment_path, plan.python),
         objdump=plan.toolchain.objdump,
+        places=(plan.state.layout.root,),
         work=work,
         log=io.StringIO(),
         say=print,
