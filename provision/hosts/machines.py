@@ -1,0 +1,65 @@
+"""Names that reach one machine: a host given twice would train against itself. Pure.
+
+A boot's id is one kernel's (proc(5), random/boot_id): containers on a machine share it, cloned
+images do not. So it is the home and the GPUs that tell a host given twice from two containers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from provision.findings import Finding, Level
+from provision.hosts.facts import HostFacts
+
+_EXPECTED = "each machine under one name"
+_TWICE = "remove one of the two from the hosts file"
+
+
+def compare_machines(hosts: Mapping[str, HostFacts], *, gpu: bool = True) -> list[Finding]:
+    """Findings for names that reach a machine that another name reaches too.
+
+    ``gpu``: the run is on GPUs, so that sharing one is an error. Nothing is said of hosts that are
+    machines of their own.
+    """
+    if len(hosts) < 2:
+        return []
+    findings = []
+    seen: dict[str, list[HostFacts]] = {}
+    for host, facts in hosts.items():
+        if not facts["boot_id"].value:
+            remedy = "is /proc mounted there?"
+            found = f"boot id {facts['boot_id']}"
+            findings.append(_finding(host, Level.UNKNOWN, found, remedy))
+            continue
+        same = seen.setdefault(str(facts["boot_id"].value), [])
+        if same:
+            findings.append(_judge(facts, same, gpu=gpu))
+        same.append(facts)
+    return findings
+
+
+def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
+    """A name whose machine the names ``same`` reach too."""
+    home = facts["home.id"]
+    twins = [other.host for other in same if other["home.id"].value == home.value]
+    if home.value is None:
+        found = f"the machine of {same[0].host}, perhaps its home too: home.id {home}"
+        return _finding(facts.host, Level.UNKNOWN, found, _TWICE)
+    if twins:
+        return _finding(facts.host, Level.ERROR, f"the machine and home of {twins[0]}", _TWICE)
+    for other in same:
+        # Slices of a GPU in MIG mode may well go to different containers.
+        theirs = {each["uuid"] for each in other.gpus if each.get("mig") != "Enabled"}
+        shared = [str(each["index"]) for each in facts.gpus if each["uuid"] in theirs]
+        if shared and gpu:
+            found = f"GPU {', '.join(shared)} is a GPU of {other.host} too"
+            remedy = "give each of them GPUs of its own, or remove one from the hosts file"
+            return _finding(facts.host, Level.ERROR, found, remedy)
+    found = f"the machine of {', '.join(other.host for other in same)}, with a home of its own"
+    return _finding(facts.host, Level.NOTE, found, "they share its cores and memory")
+
+
+def _finding(host: str, level: Level, found: str, remedy: str) -> Finding:
+    return Finding(
+        host=host, subject="machine", level=level, found=found, expected=_EXPECTED, remedy=remedy
+    )
