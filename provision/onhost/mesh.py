@@ -411,8 +411,7 @@ class Dialler:
                     sent += peer.send(block)
             except socket.timeout:
                 pass  # so slow that nothing more fitted in: the other end has its count
-            if sent >= BURST_BYTES:
-                peer.shutdown(socket.SHUT_WR)
+            peer.shutdown(socket.SHUT_WR)
             peer.settimeout(STALL_SECONDS)
             rate = float(struct.unpack("!d", receive(peer, 8))[0])
             # What is still unsent is dropped rather than sent.
