@@ -243,12 +243,17 @@ def _require_same(manifest: WheelManifest, wheel: Path) -> None:
             )
 
 
+def read_wheel_paths(folder: Path) -> tuple[Path, ...]:
+    """The DeepSpeed wheels of a folder, by file name."""
+    return tuple(sorted(folder.glob(WHEELS)))
+
+
 def read_wheels(folder: Path) -> tuple[WheelManifest, ...]:
     """The manifests of all wheels in a folder, by file name; each is checked as in read_manifest.
 
     A folder that does not exist holds no wheels.
     """
-    return tuple(read_manifest(wheel) for wheel in sorted(folder.glob(WHEELS)))
+    return tuple(read_manifest(wheel) for wheel in read_wheel_paths(folder))
 
 
 def read_wheel(folder: Path, name: str | None = None) -> WheelManifest:
@@ -259,7 +264,7 @@ def read_wheel(folder: Path, name: str | None = None) -> WheelManifest:
     """
     if name is not None:
         return read_manifest(folder / name)
-    names = sorted(path.name for path in folder.glob(WHEELS))
+    names = [path.name for path in read_wheel_paths(folder)]
     if len(names) != 1:
         raise ConfigError(
             f"{folder}/",
