@@ -14,6 +14,7 @@ from provision.build.apply import apply_build
 from provision.build.cache import cache_dir
 from provision.build.compare import compare_toolchain
 from provision.build.manifest import read_wheel, read_wheels
+from provision.build.on import Builder, apply_on, plan_on, read_cargo
 from provision.build.plan import plan_build
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
@@ -23,19 +24,13 @@ from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.fleet import connected, error_report
 from provision.hosts.facts import gather_facts
+from provision.hosts.fit import Wanted, compare_built, compare_wanted, require_python
 from provision.hosts.here import read_here
 from provision.hosts.parity import compare
 from provision.hosts.preflight import evaluate
 from provision.hosts.ready import gather_ready
-from provision.hosts.targets import (
-    Wanted,
-    compare_built,
-    compare_hosts,
-    compare_wanted,
-    fill_flags,
-    make_targets,
-)
-from provision.inventory import read_inventory
+from provision.hosts.targets import compare_hosts, fill_flags, make_targets
+from provision.inventory import parse_inventory, read_inventory
 from provision.launch.apply import apply_launch
 from provision.launch.plan import plan_launch, read_code_files
 from provision.launch.prepare import (
@@ -62,6 +57,7 @@ HELP = {
     "version": "DeepSpeed release to build",
     "source": "a DeepSpeed source folder or archive in place of a release",
     "python": "interpreter whose version the hosts run (default: this one)",
+    "on": "[user@]host[:port] to build on, over SSH; the wheel comes here",
     "jobs": "compilers at once (default: as many as cores and memory allow)",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
@@ -119,15 +115,15 @@ def command(*flags):
     return decorate
 
 
-def fleet_of(s):
-    """The hosts of the hosts file, to be connected to."""
+def fleet_of(s, inventory=None):
+    """The hosts of the hosts file, or of another inventory, to be connected to."""
     options = SshOptions(
         config=s.ssh_config,
         accept_new=s.accept_new,
         connect_timeout=s.connect_timeout,
         workers=s.workers,
     )
-    return connected(read_inventory(s.hosts), options)
+    return connected(inventory or read_inventory(s.hosts), options)
 
 
 def facts_of(out, fleet, peers=()):
@@ -160,31 +156,57 @@ def targets_of(out, s):
     return targets
 
 
-def require_fit(out, spec, toolchain, targets):
+def require_fit(out, spec, targets, tag, builder=None):
     """End the command here if what is about to be built does not fit the hosts it is for."""
-    out.require(compare_toolchain(spec, toolchain))
     if targets is not None:
         wanted = Wanted(
             accelerator=spec.accelerator,
             archs=getattr(spec, "archs", ()),
             cpu=spec.cpu.name,
-            python_tag=toolchain.python.tag,
+            python_tag=tag,
             ops=spec.op_names,
         )
-        out.require(compare_wanted(targets, wanted, read_here()))
+        out.require(compare_wanted(targets, wanted, builder or read_here()))
 
 
-@command(*BUILD, *FLEET, "wheels", "dry_run")
-def build_deepspeed(out, s):
-    """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
-    targets, cache = targets_of(out, s), cache_dir(os.environ)
-    flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, targets)
-    spec = parse_build_spec(**flags, out=str(s.wheels))
+def built_here(out, spec, targets):
+    """The wheel, built on this machine."""
+    cache = cache_dir(os.environ)
     toolchain = read_toolchain(Context(), spec, cache)
-    require_fit(out, spec, toolchain, targets)
+    out.require(compare_toolchain(spec, toolchain))
+    require_fit(out, spec, targets, toolchain.python.tag)
     plan = plan_build(spec, toolchain, read_state(spec, toolchain, cache))
     out.plan(plan.steps)
-    manifest = apply_build(plan, out.say)
+    return apply_build(plan, out.say)
+
+
+def built_on(out, s, spec, targets, flags):
+    """The wheel, built on the one host that --on names."""
+    with fleet_of(s, parse_inventory(s.on, "--on")) as fleet:
+        (facts,) = facts_of(out, fleet).values()
+        python = require_python(targets, facts, s.python)
+        require_fit(out, spec, targets, python.tag, facts)
+        builder = Builder(
+            host=facts.host,
+            home=facts.home,
+            python=python.path,
+            tag=python.tag,
+            store=frozenset(facts["store"].value or ()),
+        )
+        plan = plan_on(builder, {**flags, "python": None}, read_cargo(CHECKOUT, s.source))
+        out.plan(plan.steps)
+        built = apply_on(fleet, plan, s.wheels, out.say)
+    out.require(built.report)
+    return built.manifest
+
+
+@command(*BUILD, *FLEET, "on", "wheels", "dry_run")
+def build_deepspeed(out, s):
+    """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
+    targets = targets_of(out, s)
+    flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, targets)
+    spec = parse_build_spec(**flags, out=str(s.wheels))
+    manifest = built_on(out, s, spec, targets, flags) if s.on else built_here(out, spec, targets)
     out.require(compare_built(targets, manifest))
     out.built(s.wheels, manifest)
 

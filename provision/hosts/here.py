@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from provision.hosts.facts import HostFacts, parse_facts
-from provision.script import parse_answer, read_onhost
+from provision.script import parse_answer, script_argv
 
 #: How findings call it.
 HERE = "this machine"
@@ -19,8 +19,8 @@ def read_here() -> HostFacts:
         HostError: the probe gave no answer.
     """
     done = subprocess.run(
-        [sys.executable, "-I", "-"],
-        input=read_onhost("probe"),
+        script_argv("probe", [], sys.executable),
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
         check=False,

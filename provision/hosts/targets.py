@@ -13,24 +13,13 @@ from typing import Any
 
 from packaging.version import Version
 
-from provision.build.manifest import WheelManifest
-from provision.compat import CPU_LEVELS, arch_covers, cpu_runs
-from provision.errors import ConfigError
+from provision.compat import CPU_LEVELS, cpu_runs
 from provision.findings import Finding, Level, Report
 from provision.hosts.facts import HostFacts, parse_version
 
 MACHINE = "x86_64"
 #: The lowest level that x86-64 code is built for here.
 LOWEST_CPU = "x86-64-v2"
-#: The first glibc whose libc holds pthread_*, sem_* and shm_*: code that is linked against it asks
-#: for them by this version. https://sourceware.org/glibc/wiki/Release/2.34
-THREADS_IN_LIBC = Version("2.34")
-#: The first libstdc++ with std::condition_variable::wait under its new version (gcc 12).
-#: https://gcc.gnu.org/onlinedocs/libstdc++/manual/abi.html
-NEW_WAIT = Version("3.4.30")
-#: Ops that call one of those, and so need that version when they are built on it or later.
-NEED_THREADS = frozenset({"cpu_adam", "shm_comm"})
-NEED_WAIT = frozenset({"cpu_adam"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +82,6 @@ class Targets:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a build is about to make: after parsing, so with every name resolved."""
-
-    accelerator: str
-    archs: tuple[str, ...]
-    cpu: str
-    python_tag: str
-    ops: tuple[str, ...]
-
-
 def compare_hosts(hosts: Mapping[str, HostFacts], accelerator: str | None) -> Report:
     """Whether one wheel can be for all of these hosts: everything that is against it."""
     findings: list[Finding] = []
@@ -138,7 +116,8 @@ def _target(facts: HostFacts) -> Target:
     )
 
 
-def _finding(host: str, subject: str, found: object, expected: str, remedy: str) -> Finding:
+def misfit(host: str, subject: str, found: object, expected: str, remedy: str) -> Finding:
+    """A finding that fails: unknown where ``found`` says so, else an error."""
     return Finding(
         host=host,
         subject=subject,
@@ -153,28 +132,28 @@ def _compare_facts(facts: HostFacts) -> list[Finding]:
     host, leave_out = facts.host, "comment the host out of the hosts file"
     if facts["machine"].value != MACHINE:
         expected = f"{MACHINE} (wheels for other machines are not built here)"
-        return [_finding(host, "machine", facts["machine"], expected, leave_out)]
+        return [misfit(host, "machine", facts["machine"], expected, leave_out)]
     findings = []
     if not cpu_runs(str(facts["cpu.level"].value), LOWEST_CPU):
         expected = f"{LOWEST_CPU} or later"
-        findings.append(_finding(host, "cpu", facts["cpu.level"], expected, leave_out))
+        findings.append(misfit(host, "cpu", facts["cpu.level"], expected, leave_out))
     for name in ("glibc", "glibcxx"):
         if parse_version(facts[name].value) is None:
             found = "none" if facts[name].absent else facts[name]
             remedy = f"torch needs it: install it there, or {leave_out}"
-            findings.append(_finding(host, name, found, "a version", remedy))
+            findings.append(misfit(host, name, found, "a version", remedy))
     if facts["pythons"].unknown:
         remedy = "see why, and try again"
-        findings.append(_finding(host, "python", facts["pythons"], "a list", remedy))
+        findings.append(misfit(host, "python", facts["pythons"], "a list", remedy))
     return findings
 
 
 def _compare_gpus(facts: HostFacts) -> list[Finding]:
     remedy = "does nvidia-smi work there? or name the list yourself with --arch"
     if facts["gpus"].unknown:
-        return [_finding(facts.host, "gpu", facts["gpus"], "a list", remedy)]
+        return [misfit(facts.host, "gpu", facts["gpus"], "a list", remedy)]
     return [
-        _finding(
+        misfit(
             facts.host,
             "gpu",
             f"unknown compute capability of {gpu.get('name')} ({gpu.get('compute_cap')})",
@@ -194,7 +173,7 @@ def _compare_accelerator(hosts: Mapping[str, HostFacts], *, asked: bool) -> list
         remedy = "comment it out of the hosts file, or build with --accelerator cpu"
     else:
         expected, remedy = "a GPU, or --accelerator cpu", "ask for a CPU wheel: --accelerator cpu"
-    return [_finding(host, "gpu", "none", expected, remedy) for host in without]
+    return [misfit(host, "gpu", "none", expected, remedy) for host in without]
 
 
 def fill_flags(flags: Mapping[str, Any], targets: Targets | None) -> dict[str, Any]:
@@ -209,88 +188,3 @@ def fill_flags(flags: Mapping[str, Any], targets: Targets | None) -> dict[str, A
         filled["accelerator"] = targets.accelerator
         filled["arch"] = filled.get("arch") or ";".join(targets.archs) or None
     return filled
-
-
-def compare_wanted(targets: Targets, wanted: Wanted, builder: HostFacts) -> Report:
-    """Whether what is about to be built fits every host; ``builder`` is the machine that builds.
-
-    A newer glibc on the builder is an error where it is known to show in the wheel. Otherwise (or
-    where it could not be read) the wheel's own floor decides, once there is one: compare_built.
-    """
-    findings: list[Finding] = []
-    for host in targets.hosts:
-        findings += _compare_wanted(host, wanted)
-    oldest = targets.oldest
-    for name, ops, barrier in (
-        ("glibc", NEED_THREADS, THREADS_IN_LIBC),
-        ("glibcxx", NEED_WAIT, NEW_WAIT),
-    ):
-        built_on, found = parse_version(builder[name].value), getattr(oldest, name)
-        needing = ", ".join(sorted(ops.intersection(wanted.ops)))
-        if needing and built_on is not None and found < barrier <= built_on:
-            expected = (
-                f"{barrier} or later: {needing} built on {builder.host} ({built_on}) needs it"
-            )
-            findings.append(_floor(oldest.host, name, found, expected))
-    return Report(findings=tuple(findings))
-
-
-def _compare_wanted(host: Target, wanted: Wanted) -> list[Finding]:
-    findings = []
-    if not cpu_runs(host.cpu, wanted.cpu):
-        remedy = f"--cpu {host.cpu} or auto, or leave the host out"
-        findings.append(_finding(host.host, "cpu", host.cpu, f"{wanted.cpu} (--cpu)", remedy))
-    if wanted.accelerator == "cuda":
-        for name, capability in host.gpus:
-            if not arch_covers(wanted.archs, capability):
-                expected = f"one that --arch '{';'.join(wanted.archs)}' runs on"
-                remedy = f"add {capability} to --arch, or leave --arch out: the hosts fill it in"
-                found = f"{name} ({capability})"
-                findings.append(_finding(host.host, "gpu", found, expected, remedy))
-    if wanted.python_tag not in host.pythons:
-        found = ", ".join(host.pythons) or "none with venv"
-        remedy = "name a Python of the hosts' version with --python, or install it there with venv"
-        expected = f"{wanted.python_tag} with venv, which the wheel is for"
-        findings.append(_finding(host.host, "python", found, expected, remedy))
-    return findings
-
-
-def compare_built(targets: Targets | None, manifest: WheelManifest) -> Report:
-    """Whether a wheel, as built, loads on the oldest of the hosts (None: it is for nobody yet)."""
-    if targets is None:
-        return Report()
-    oldest = targets.oldest
-    return Report(
-        findings=tuple(
-            _floor(oldest.host, name, found, f"{needed} or later, which {manifest.wheel} needs")
-            for name, found, needed in (
-                ("glibc", oldest.glibc, manifest.glibc),
-                ("glibcxx", oldest.glibcxx, manifest.glibcxx),
-            )
-            # A wheel that names no floor has no module that needs one.
-            if needed and found < Version(needed)
-        )
-    )
-
-
-def _floor(host: str, name: str, found: Version, expected: str) -> Finding:
-    remedy = f"build on the oldest host: invoke build-deepspeed --on {host}"
-    return _finding(host, name, found, expected, remedy)
-
-
-def require_python(targets: Targets | None, tags: Mapping[str, str], host: str) -> str:
-    """Of a host's interpreters (tag → path), the first that every target has as well.
-
-    Raises:
-        ConfigError: there is none, so nothing built on that host fits all the others.
-    """
-    fitting = [tag for tag in tags if targets is None or tag in targets.pythons]
-    if fitting:
-        return tags[fitting[0]]
-    have = ", ".join(targets.pythons) if targets and targets.pythons else "no version on all hosts"
-    raise ConfigError(
-        f"--on {host}: python",
-        found=", ".join(tags) or "none with venv from 3.11 on",
-        expected=have if targets else "Python 3.11 or later with venv",
-        remedy="install one there that every host has, with its venv and dev packages",
-    )
