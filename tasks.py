@@ -6,16 +6,21 @@ on stderr); those that change something take --dry-run (reads happen, the plan i
 
 import inspect
 import os
+from datetime import UTC, datetime
+from pathlib import Path
 
 from invoke import Collection, Context, task
 
 from provision import show
 from provision.build.apply import apply_build
-from provision.build.cache import cache_dir
+from provision.build.cache import Layout, cache_dir
 from provision.build.compare import compare_toolchain
+from provision.build.consistency import compare_inspection, read_manifest_beside
+from provision.build.inspect import read_inspection, read_objdump
 from provision.build.manifest import read_wheel, read_wheels
 from provision.build.on import Builder, apply_on, plan_on, read_cargo
 from provision.build.plan import plan_build
+from provision.build.shelf import COLUMNS, read_shelf
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_toolchain
@@ -59,6 +64,7 @@ HELP = {
     "python": "interpreter whose version the hosts run (default: this one)",
     "on": "[user@]host[:port] to build on, over SSH; the wheel comes here",
     "jobs": "compilers at once (default: as many as cores and memory allow)",
+    "path": "the .whl file of a DeepSpeed wheel, whoever built it",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
@@ -211,6 +217,26 @@ def build_deepspeed(out, s):
     out.built(s.wheels, manifest)
 
 
+@task(auto_shortflags=False, help={flag: HELP[flag] for flag in ("path", "json")})
+def inspect_wheel(_, path, json=False):
+    """Say what a DeepSpeed wheel is, whoever built it, and where it contradicts itself."""
+    with show.answer(json=json) as out:
+        found = read_inspection(Path(path), read_objdump())
+        manifest, findings = read_manifest_beside(Path(path))
+        out.add(**found.as_json(manifest))
+        out.table(("what", "found"), found.rows(manifest))
+        out.report(compare_inspection(found, manifest, findings), full=True)
+
+
+@command("wheels")
+def wheels(out, s):
+    """List the wheels that are there: in the folder of wheels, and in the build cache."""
+    now = datetime.now(UTC)
+    found = read_shelf(s.wheels, Layout(root=cache_dir(os.environ)))
+    out.add(folder=str(s.wheels), wheels=[one.as_json(now) for one in found])
+    out.table(COLUMNS, [one.row(now) for one in found])
+
+
 @command(*FLEET)
 def hosts(out, s):
     """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use."""
@@ -278,5 +304,7 @@ def demo(_, folder=None, keep=False, json=False):
         out.exit = result["exit"]
 
 
-ns = Collection(build_deepspeed, hosts, parity, deploy, preflight, train, demo)
+ns = Collection(
+    build_deepspeed, inspect_wheel, wheels, hosts, parity, deploy, preflight, train, demo
+)
 ns.configure({"zerofleet": DEFAULTS})

@@ -19,15 +19,23 @@ def read_manifest_beside(wheel: Path) -> tuple[WheelManifest | None, tuple[Findi
     try:
         return read_manifest(wheel), ()
     except ConfigError as error:
-        subject = f"manifest: {error.what}".replace(f"{wheel}: ", "").replace(f"{wheel}.json", "")
-        return None, (
-            _finding(wheel.name, subject, error.found, error.expected, remedy=error.remedy),
-        )
+        finding = _finding(wheel.name, "manifest", error.found, error.expected, remedy=error.remedy)
+        return None, (finding,)
 
 
-def compare_inspection(found: Inspection, manifest: WheelManifest | None) -> Report:
-    """Where a wheel contradicts itself, and its manifest if it has one."""
-    findings = [*_compare_ops(found), *_compare_accelerator(found), *_compare_instructions(found)]
+def compare_inspection(
+    found: Inspection, manifest: WheelManifest | None, beside: tuple[Finding, ...] = ()
+) -> Report:
+    """Where a wheel contradicts itself, and its manifest if it has one.
+
+    ``beside``: what read_manifest_beside found wrong with the manifest itself.
+    """
+    findings = [
+        *beside,
+        *_compare_ops(found),
+        *_compare_accelerator(found),
+        *_compare_instructions(found),
+    ]
     if manifest is not None:
         findings += _compare_manifest(found, manifest)
     return Report(findings=tuple(findings))

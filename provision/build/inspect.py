@@ -6,6 +6,7 @@ symbol versions, device code and instructions.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -101,6 +102,15 @@ class Inspection:
             "platform": platform,
         }
 
+    def rows(self, manifest: WheelManifest | None = None) -> tuple[tuple[str, str], ...]:
+        """The same for a person: what, and what was found."""
+        return tuple((key, _text(value)) for key, value in self.as_json(manifest).items())
+
+
+def read_objdump() -> str:
+    """The path of objdump here, or ""."""
+    return shutil.which("objdump") or ""
+
 
 def read_inspection(wheel: Path, objdump: str) -> Inspection:
     """Inspect a wheel file. ``objdump`` is its path, or "": instructions are then not looked at.
@@ -157,3 +167,9 @@ def _unreadable(path: Path, found: str) -> ConfigError:
     return ConfigError(
         path.name, found=found, expected="a shared object of x86-64", remedy="build it again"
     )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value) or "none"
+    return "-" if value is None else str(value)
