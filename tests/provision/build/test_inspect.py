@@ -27,22 +27,8 @@ WHEEL = "deepspeed-0.19.8+torch2.13.cpu.x86v3-cp311-cp311-linux_x86_64.whl"
 ADAM = "deepspeed/ops/adam/cpu_adam_op.cpython-311-x86_64-linux-gnu.so"
 ADD = Foreign(function="f(int)", instruction="vaddps %zmm1,%zmm2,%zmm3")
 KEYS = [
-    "ops", "requested_ops", "accelerator", "archs", "ptx", "isa", "glibc", "glibcxx", "torch", "cuda",
-    "python", "sha256", "size",
-]  # fmt: skip
-    "ops",
-    "requested_ops",
-    "accelerator",
-    "archs",
-    "ptx",
-    "isa",
-    "glibc",
-    "glibcxx",
-    "torch",
-    "cuda",
-    "python",
-    "sha256",
-    "size",
+    *("ops", "requested_ops", "accelerator", "archs", "ptx", "isa", "glibc", "glibcxx"),
+    *("torch", "cuda", "python", "sha256", "size"),
 ]
 
 
