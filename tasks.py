@@ -46,7 +46,7 @@ from provision.launch.prepare import (
     read_new_run_id,
     read_run_recipe,
 )
-from provision.remote import SshOptions
+from provision.connect import SshOptions
 from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
 
@@ -54,6 +54,7 @@ HELP = {
     "hosts": "hosts file (default hosts.txt; builds: none): [user@]host[:port] [slots=N] lines",
     "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
     "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
+    "answer_timeout": "seconds that a host may take to tell what it is (default 60)",
     "accelerator": "what the hosts train on: cpu (never guessed from this machine)",
     "ops": "ops to compile into the wheel, by DeepSpeed's names (default: cpu_adam,shm_comm)",
     "arch": "GPU architectures, as in 8.0;9.0+PTX (CUDA wheels: not in this version)",
@@ -93,7 +94,7 @@ BUILD = (
     "python",
     "jobs",
 )
-FLEET = ("hosts", "ssh_config", "accept_new")
+FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
 WHEEL = ("wheel", "wheels")
 RUN = ("model", "data", "output", "master_addr", "master_port")
 
@@ -128,6 +129,7 @@ def fleet_of(s, inventory=None):
         accept_new=s.accept_new,
         connect_timeout=s.connect_timeout,
         workers=s.workers,
+        answer_timeout=s.answer_timeout,
     )
     return connected(inventory or read_inventory(s.hosts), options)
 

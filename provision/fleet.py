@@ -6,20 +6,28 @@ Never only the first failure: fabric's own ThreadingGroup has no cap and breaks 
 
 from __future__ import annotations
 
+import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ALL_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
-from provision.errors import ProvisionError, UnreachableError
+from provision.connect import SshFiles, SshOptions, make_connection, read_ssh_files
+from provision.errors import ConfigError, ProvisionError, UnreachableError
 from provision.findings import SSH, Finding, Level, Report
 from provision.inventory import Host, Inventory
-from provision.remote import Remote, Say, SshOptions, make_connection
+from provision.remote import Remote, Say
 from provision.steps import Plan
 
 T = TypeVar("T")
+
+#: Seconds between two lines that say who is awaited.
+SAY_EVERY = 4.0
+#: Open files of this process: its own, and those of one connection with a command on it.
+FILES, FILES_PER_HOST = 128, 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +39,12 @@ class Fleet:
     connections: dict[str, Remote] = field(default_factory=dict, repr=False)
 
     def fan_out(
-        self, call: Callable[[Remote], T], hosts: Sequence[str] = ()
+        self, call: Callable[[Remote], T], hosts: Sequence[str] = (), *, say: Say | None = None
     ) -> dict[str, T | ProvisionError]:
         """``call`` on each host side by side (all, or those named): its value or its error.
 
-        Ctrl-C cuts the connections, so that no thread is left waiting.
+        With ``say``, a line every few seconds tells who is still awaited. Ctrl-C cuts the
+        connections, so that no thread is left waiting.
         """
         chosen = [h for h in self.inventory if not hosts or h.label in hosts]
 
@@ -48,6 +57,7 @@ class Fleet:
         pool = ThreadPoolExecutor(max_workers=max(1, min(self.options.workers, len(chosen))))
         try:
             futures = {host.label: pool.submit(one, host) for host in chosen}
+            _await(futures, say)
             return {label: future.result() for label, future in futures.items()}
         except KeyboardInterrupt:
             self.close()
@@ -81,10 +91,15 @@ class Fleet:
             if errors:
                 raise errors[0]
 
+    @cached_property
+    def _ssh_files(self) -> SshFiles:
+        """OpenSSH's own files, read once for all hosts."""
+        return read_ssh_files(self.options)
+
     def _remote(self, host: Host) -> Remote:
         if host.label not in self.connections:
             self.connections[host.label] = Remote(
-                label=host.label, cxn=make_connection(host, self.options)
+                label=host.label, cxn=make_connection(host, self.options, self._ssh_files)
             )
         remote = self.connections[host.label]
         remote.open()
@@ -108,9 +123,45 @@ class Fleet:
             remote.close()
 
 
+def _await(futures: dict[str, Future[T]], say: Say | None) -> None:
+    """Return once all are done; tell, every now and then, who is not."""
+    left = set(futures.values())
+    while left:
+        _, left = wait(left, timeout=SAY_EVERY if say else None, return_when=ALL_COMPLETED)
+        if left and say:
+            names = [label for label, future in futures.items() if future in left]
+            say(awaiting(names, len(futures)))
+
+
+def awaiting(names: Sequence[str], total: int) -> str:
+    """Who has not answered, the first few by name: "62/64 answered, waiting for node7, node9"."""
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return f"{total - len(names)}/{total} answered, waiting for {shown}"
+
+
+def apply_file_limit(hosts: int) -> None:
+    """Let this process hold the connections to so many hosts open at once.
+
+    Raises ConfigError where its hard limit forbids that.
+    """
+    wanted = FILES + FILES_PER_HOST * hosts
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise ConfigError(
+            f"open files for {hosts} hosts",
+            found=f"a hard limit of {hard}",
+            expected=f"{wanted} or more",
+            remedy=f"raise it (ulimit -Hn {wanted}, limits.conf), or split the hosts file",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @contextmanager
 def connected(inventory: Inventory, options: SshOptions) -> Iterator[Fleet]:
     """A fleet whose connections are closed at the end."""
+    apply_file_limit(len(inventory))
     fleet = Fleet(inventory=inventory, options=options)
     try:
         yield fleet

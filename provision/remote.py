@@ -1,18 +1,13 @@
-"""SSH: the only module that imports fabric.
+"""One host over SSH: run commands there, put and get files.
 
-Stricter than Fabric's defaults on purpose: Fabric accepts any host key without a question
-(https://github.com/fabric/fabric/issues/2071); here an unknown or changed key refuses the host,
-unless ``--accept-new`` was given, and then only an *unknown* one. ``~/.ssh/config`` (HostName,
-User, Port, IdentityFile, IdentitiesOnly, ProxyJump, UserKnownHostsFile) is honoured. Nothing ever
-asks for a password: hosts are reached in parallel.
+How a connection is made, and what a failed one means: connect.py.
 """
 
 from __future__ import annotations
 
 import io
-import logging
+import random
 import shlex
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,23 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provision.errors import ConfigError, HostError, UnreachableError
-from provision.inventory import Host
+from invoke.exceptions import CommandTimedOut
+
+from provision.connect import explain, hung_up
+from provision.errors import HostError, UnreachableError
 from provision.script import parse_answer, script_argv, text_argv
 from provision.steps import Phase, Put, Run, Step
 from provision.talk import Talk
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SshOptions:
-    """How hosts are reached. ``config``: an ssh_config file in place of ``~/.ssh/config``."""
-
-    config: Path | None = None
-    connect_timeout: int = 10
-    accept_new: bool = False
-    workers: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,25 +40,52 @@ class Remote:
             if self.cxn.is_connected:
                 return
             try:
-                self.cxn.open()
-                transport = self.cxn.transport
-                transport.set_keepalive(15)
+                self._open()
+                self.cxn.transport.set_keepalive(15)
             except Exception as error:  # noqa: BLE001 - paramiko raises many unrelated types
                 raise explain(self.label, error, self.cxn) from None
+
+    def _open(self) -> None:
+        """Connect; again, a little later, where the server hung up before it said anything.
+
+        That is sshd's MaxStartups: many logins at once, to a gateway above all.
+        """
+        for pause in (0.5, 1.0, 2.0, 0.0):
+            began = time.monotonic()
+            try:
+                self.cxn.open()
+                return
+            except Exception as error:
+                if not pause or not hung_up(error, time.monotonic() - began):
+                    raise
+                self.cxn.close()
+                time.sleep(pause * random.uniform(1, 2))  # noqa: S311 - not all at once again
 
     def close(self) -> None:
         """Disconnect."""
         self.cxn.close()
 
-    def run(self, argv: Sequence[str], on_line: Say | None = None) -> tuple[int, str, str]:
-        """(exit status, stdout, stderr) of argv there; ``on_line`` sees stdout as it comes."""
-        streams: dict[str, Any] = {}
+    def run(
+        self, argv: Sequence[str], on_line: Say | None = None, timeout: float | None = None
+    ) -> tuple[int, str, str]:
+        """(exit status, stdout, stderr) of argv there; ``on_line`` sees stdout as it comes.
+
+        UnreachableError if the connection ends, or nothing came in ``timeout`` seconds.
+        """
+        streams: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         if on_line is not None:
-            streams = {"out_stream": _Lines(on_line), "err_stream": _Lines(lambda _: None)}
+            streams.update(out_stream=_Lines(on_line), err_stream=_Lines(lambda _: None))
         try:
             result = self.cxn.run(
                 shlex.join(argv), warn=True, hide=True, in_stream=False, encoding="utf-8", **streams
             )
+        except CommandTimedOut:
+            raise UnreachableError(
+                f"{self.label}: ssh",
+                found=f"no answer in {timeout:.0f} s after the login",
+                expected="an answer",
+                remedy="is it overloaded, or a disk there hung? (--answer-timeout gives it longer)",
+            ) from None
         except Exception as error:  # noqa: BLE001 - likewise
             raise explain(self.label, error, self.cxn) from None
         return int(result.exited), str(result.stdout), str(result.stderr)
@@ -85,9 +99,15 @@ class Remote:
             raise explain(self.label, error, self.cxn) from None
         return Talk(label=self.label, channel=channel)
 
-    def ask(self, script: str, args: Sequence[str] = (), python: str = "") -> dict[str, object]:
+    def ask(
+        self,
+        script: str,
+        args: Sequence[str] = (),
+        python: str = "",
+        timeout: float | None = None,
+    ) -> dict[str, object]:
         """The answer of ``onhost/<script>.py args…`` there (HostError if it gives none)."""
-        _, out, err = self.run(script_argv(script, args, python))
+        _, out, err = self.run(script_argv(script, args, python), timeout=timeout)
         return parse_answer(self.label, out, err)
 
     def ask_text(self, text: str, name: str, args: Sequence[str]) -> dict[str, object]:
@@ -180,99 +200,3 @@ class _Lines(io.StringIO):
         for line in lines:
             self._on_line(line.rstrip("\r"))
         return len(text)
-
-
-def make_connection(host: Host, options: SshOptions) -> Any:
-    """A fabric.Connection to a host, not opened yet; strict about host keys, gateways included."""
-    # fabric costs ~1 s to import: only commands that connect pay for it.
-    import fabric
-    from paramiko.client import RejectPolicy
-
-    # paramiko logs whole tracebacks of refused connections; explain() says it in one line.
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())
-    logging.getLogger("paramiko").propagate = False
-    if options.config is not None and not options.config.is_file():
-        raise ConfigError(
-            f"ssh_config {options.config}",
-            found="no such file",
-            expected="an OpenSSH client configuration",
-            remedy="correct --ssh-config or the ssh_config setting",
-        )
-    path = str(options.config) if options.config else None
-    config = fabric.Config(runtime_ssh_path=path) if path else fabric.Config()
-    cxn = fabric.Connection(
-        host.name,
-        user=host.user,
-        port=host.port,
-        config=config,
-        connect_timeout=options.connect_timeout,
-    )
-    each: Any = cxn
-    while each is not None and not isinstance(each, str):
-        policy = _accept_new_policy() if options.accept_new else RejectPolicy()
-        each.client.set_missing_host_key_policy(policy)
-        for known in _known_hosts(each.ssh_config):
-            each.client.load_system_host_keys(str(known))
-        each.connect_kwargs.setdefault("banner_timeout", options.connect_timeout)
-        each.connect_kwargs.setdefault("auth_timeout", options.connect_timeout)
-        if each.ssh_config.get("identitiesonly") == "yes":
-            each.connect_kwargs.update(allow_agent=False, look_for_keys=False)
-        each = each.gateway
-    return cxn
-
-
-def _accept_new_policy() -> Any:
-    """StrictHostKeyChecking=accept-new: an unknown key is written down, a changed one refused."""
-    from paramiko.client import AutoAddPolicy
-
-    class AcceptNew(AutoAddPolicy):
-        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
-            path = Path("~/.ssh/known_hosts").expanduser()
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            with path.open("a", encoding="utf-8") as known:
-                known.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
-            client.get_host_keys().add(hostname, key.get_name(), key)
-
-    return AcceptNew()
-
-
-def _known_hosts(ssh_config: dict[str, Any]) -> tuple[Path, ...]:
-    """The known_hosts files that OpenSSH would read for this host, where they exist."""
-    named: list[str] = []
-    for key, default in (
-        ("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
-        ("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
-    ):
-        value = str(ssh_config.get(key, default))
-        # paramiko strips the quotes of a single quoted path; such a path may hold spaces.
-        named += [value] if Path(value).expanduser().exists() else shlex.split(value)
-    paths = (Path(name).expanduser() for name in named if name.lower() != "none")
-    return tuple(path for path in paths if path.is_file() and str(path) != "/dev/null")
-
-
-def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
-    """What a failed connection means, and what to do: one line in place of paramiko's types."""
-    from paramiko import ssh_exception as ssh
-
-    where = f"{cxn.user}@{cxn.host}:{cxn.port}"
-    port = f"-p {cxn.port} " if cxn.port != 22 else ""
-    if isinstance(error, ssh.BadHostKeyException):
-        found, expected = f"a host key other than the known one ({where})", "the known host key"
-        remedy = f"if the host was reinstalled: ssh-keygen -R '[{cxn.host}]:{cxn.port}'"
-    elif isinstance(error, ssh.AuthenticationException | ssh.PasswordRequiredException):
-        found, expected = f"login refused for {where}", "key authentication"
-        remedy = f"check user and key: ssh {port}{cxn.user}@{cxn.host} true"
-    elif isinstance(error, ssh.SSHException) and "known_hosts" in str(error):
-        found, expected = f"unknown host key ({where})", "a key in known_hosts"
-        remedy = f"check its fingerprint: ssh {port}{cxn.user}@{cxn.host} true, or --accept-new"
-    elif isinstance(error, socket.gaierror):
-        found, expected = f"no address for the name {cxn.host}", "a name that resolves"
-        remedy = "correct the hosts file, or add HostName to ~/.ssh/config"
-    elif isinstance(error, TimeoutError | socket.timeout):
-        found, expected = f"no answer from {where}", "an SSH server"
-        remedy = "is the host up, and reachable from here?"
-    else:
-        reason = str(error) or type(error).__name__
-        found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
-        remedy = "is the host up, and its SSH server on that port?"
-    return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)

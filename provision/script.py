@@ -2,7 +2,7 @@
 
 No file is left behind and nothing has to be installed. The script travels compressed, in base64,
 so the line survives every login shell (csh expands ``!`` even inside single quotes, fish has its
-own escapes). A host without Python >= 3.8 answers ``NO_PYTHON``, said by ``sh`` alone.
+own escapes). A host without Python >= 3.8 answers ``NO_PYTHON`` and what it has, said by ``sh``.
 
 An answer stands between sentinels, because login shells print noise of their own.
 """
@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 
 from provision.errors import HostError
@@ -25,22 +26,65 @@ _ANSWER = re.compile(r"ZEROFLEET<<(.*?)>>ZEROFLEET", re.DOTALL)
 # MAX_ARG_STRLEN, https://man7.org/linux/man-pages/man2/execve.2.html
 _MAX_COMMAND = 128 * 1024 - 1024
 
+#: What the boot line ends with under a Python that is too old; sh then tries the next one.
+_TOO_OLD = 86
 _BOOT = (
-    "import sys,zlib,base64,json;a=sys.argv;"
+    f"import sys;sys.version_info<(3,8)and sys.exit({_TOO_OLD});"
+    "import zlib,base64,json;a=sys.argv;"
     "sys.argv=json.loads(base64.b64decode(a[4]));"
     "exec(compile(zlib.decompress(base64.b64decode(a[1])),a[2],a[3]))"
 )
+# Only where no Python will do is it worth looking what there is, on PATH and off it.
 _ANY_PYTHON = (
     "for p in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8"
-    ' python; do if $p -c "import sys; sys.exit(sys.version_info < (3, 8))" >/dev/null 2>&1;'
-    f' then exec $p -c "{_BOOT}" "$@"; fi; done; echo {NO_PYTHON}'
+    " python; do command -v $p >/dev/null 2>&1 || continue;"
+    f' $p -c "{_BOOT}" "$@"; r=$?; test $r -eq 126 -o $r -eq 127 -o $r -eq {_TOO_OLD} || exit $r;'
+    ' o="$o $p=$($p -c "import sys;print(sys.version.split()[0])" 2>/dev/null)"; done;'
+    " for p in /opt/conda/bin/python3 $HOME/miniconda3/bin/python3 $HOME/anaconda3/bin/python3"
+    " $HOME/miniforge3/bin/python3 /usr/local/bin/python3 /usr/libexec/platform-python;"
+    ' do test -x $p && o="$o $p"; done;'
+    f" echo {NO_PYTHON}$o."
 )
 _THIS_PYTHON = f'p="$1"; shift; exec "$p" -c "{_BOOT}" "$@"'
 
 
+# A script may be written as several files: each travels as the module that it is imported as.
+_PARTS = """\
+import sys, types
+for name in ("provision", "provision.onhost"):
+    sys.modules[name] = types.ModuleType(name)
+for name, text in {parts!r}:
+    part = types.ModuleType("provision.onhost." + name)
+    sys.modules[part.__name__] = part
+    setattr(sys.modules["provision.onhost"], name, part)
+    exec(compile(text, name + ".py", "exec"), part.__dict__)
+exec(compile({text!r}, {name!r}, "exec"))
+"""
+_IMPORT = re.compile(r"^from provision\.onhost(?:\.(\w+) import|\s+import (.+))", re.MULTILINE)
+
+
+@lru_cache(maxsize=32)
 def read_onhost(name: str) -> str:
-    """Text of ``provision/onhost/<name>.py``."""
-    return resources.files("provision.onhost").joinpath(f"{name}.py").read_text(encoding="utf-8")
+    """The program ``provision/onhost/<name>.py``, with the files of onhost/ that it imports."""
+    parts: dict[str, str] = {}
+
+    def read(part: str) -> str:
+        files = resources.files("provision.onhost")
+        text = files.joinpath(f"{part}.py").read_text(encoding="utf-8")
+        for one, several in _IMPORT.findall(text):
+            for imported in [one] if one else re.split(r",\s*", several):
+                if imported not in parts:
+                    inner = read(imported)  # first what it imports, then itself
+                    parts[imported] = inner
+        return text
+
+    text = read(name)
+    return _PARTS.format(parts=list(parts.items()), text=text, name=f"{name}.py") if parts else text
+
+
+@lru_cache(maxsize=32)
+def _packed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def text_argv(text: str, name: str, args: Sequence[str], python: str = "") -> tuple[str, ...]:
@@ -51,7 +95,7 @@ def text_argv(text: str, name: str, args: Sequence[str], python: str = "") -> tu
 
     Raises ValueError if program and arguments exceed what one command line can hold.
     """
-    blob = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    blob = _packed(text)
     argv = base64.b64encode(json.dumps([name, *args]).encode()).decode()
     if len(blob) + len(argv) > _MAX_COMMAND:
         raise ValueError(f"{name}: {len(blob) + len(argv)} bytes exceed one command line")
@@ -76,11 +120,12 @@ def parse_answer(host: str, stdout: str, stderr: str = "") -> dict[str, object]:
         if isinstance(answer, dict):
             return answer
     if NO_PYTHON in stdout:
+        there = stdout.rpartition(NO_PYTHON)[2].partition(".\n")[0].strip()
         raise HostError(
             f"{host}: python",
-            found="no Python 3.8 or later on PATH",
-            expected="one, to read what this host is",
-            remedy="install python3 there",
+            found=f"none that will do on PATH, but {there}" if there else "none",
+            expected="Python 3.8 or later on the PATH of a login without a terminal",
+            remedy="install python3 there, or put the one that is there on that PATH",
         )
     tail = (stderr.strip() or stdout.strip() or "nothing").splitlines()[-1][:200]
     raise HostError(

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "ssh_config": None,
     "accept_new": False,
     "connect_timeout": 10,
+    "answer_timeout": 60,
     "workers": 32,
     "wheels": str(CHECKOUT / "wheels"),
     "wheel": None,
@@ -64,6 +65,7 @@ class Settings:
     ssh_config: Path | None
     accept_new: bool
     connect_timeout: int
+    answer_timeout: int
     workers: int
     wheels: Path
     wheel: str | None
@@ -91,7 +93,7 @@ class Settings:
 
 
 _PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe"}
-_NUMBERS = {"connect_timeout", "workers", "zero", "master_port"}
+_NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:

@@ -27,8 +27,8 @@ EDGES = {
 }
 #: Third-party packages that one module only may import.
 ONLY_IN = {
-    "fabric": {"provision.remote"},
-    "paramiko": {"provision.remote"},
+    "fabric": {"provision.connect"},
+    "paramiko": {"provision.connect"},
     "rich": {"provision.show"},
     "asyncssh": {"provision.demo.sshd"},
     "torch": set(),
@@ -130,7 +130,7 @@ def test_import_edges(path: Path) -> None:
             pytest.fail(f"{name} is shared and imports {target}")
         if top == "show":
             pytest.fail(f"{name} imports show: only tasks.py shows")
-        if top == "remote" and name == "fleet":
+        if (name, top) in (("fleet", "remote"), ("fleet", "connect"), ("remote", "connect")):
             continue
         if top in ("remote", "fleet"):
             acts = {f.name.split("_")[0] for f in functions(path)} & {"gather", "read", "apply"}
@@ -154,6 +154,9 @@ def test_packages_that_have_their_place(path: Path) -> None:
 @pytest.mark.parametrize("path", ONHOST, ids=module)
 def test_onhost_files_stand_alone(path: Path) -> None:
     tops = {name.split(".")[0] for name in imports(path)}
+    parts = {name for name in imports(path) if name.startswith("provision.onhost.")}
+    assert parts <= {module(part) for part in ONHOST}  # they travel with it
+    tops -= {"provision"} if parts else set()
     extra = tops - sys.stdlib_module_names - PROVES.get(module(path), set())
     assert not extra
     ast.parse(path.read_text(), feature_version=(3, 8))

@@ -72,7 +72,7 @@ FACTS: Mapping[str, str] = {
         "the GPU has no such thing, or the driver can't say (then gpu.unread says why)"
     ),
     "gpu.unread": "{key of gpus: reason}: what this driver's nvidia-smi can't be asked",
-    "gpu.processes": '[{"gpu": uuid, "pid": int, "name": str, "memory": MiB as str or None}]',
+    "gpu.processes": '[{"gpu": uuid, "pid": int, "name", "user", "memory": MiB or None: str}]',
     "gpu.mig": '[{"gpu": index, "profile": "1g.10gb", "uuid": str}]; absent without MIG devices',
     "gpu.nvlink": '{index: ["26.562 GB/s" or "<inactive>"]}; absent without NVLink',
     "gpu.topology": '{"GPU0": {"GPU1": "NV18", "NIC0": "PXB"}}: nvidia-smi topo -m',
@@ -83,7 +83,7 @@ FACTS: Mapping[str, str] = {
     "interfaces": (
         '[{"name", "state": "up", "mtu": int, "speed": Mbit/s or None, "kind": "physical", '
         '"loopback", "bridge", "veth", "bond", "vlan", "tunnel", "infiniband", "virtual", '
-        '"addresses": ["10.0.0.1/24"]}]'
+        '"driver": "mlx5_core" or None, "addresses": ["10.0.0.1/24"]}]'
     ),
     "infiniband": '[{"device", "port": int, "state": "ACTIVE", "rate", "link": "InfiniBand"}]',
     "routes": (

@@ -1,11 +1,13 @@
 """What a host is, as values: each fact is known, absent, or unknown with the reason.
 
 ``absent`` means looked for and not there (no GPU); ``unknown`` means it could not be read. The two
-are never the same, and unknown is never taken for ok.
+are never the same, and unknown is never taken for ok. fact_table.py lists all facts.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from provision.errors import ProvisionError
 from provision.fleet import Fleet
+from provision.remote import Remote, Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ class HostFacts:
 
     @property
     def gpus(self) -> tuple[Mapping[str, str], ...]:
-        """GPUs, as probe.py's read_gpus gives them; empty when absent or unknown."""
+        """GPUs, as fact_table.py shows them; empty when absent or unknown."""
         return tuple(self["gpus"].value or ())
 
     @property
@@ -126,13 +129,39 @@ class Gathered:
     errors: Mapping[str, ProvisionError]
 
 
-def gather_facts(fleet: Fleet, peers: Sequence[str] = ()) -> Gathered:
-    """Probe every host, one round trip each. ``peers``: addresses to look up routes to."""
-    answers = fleet.ask("probe", list(peers))
-    facts, errors = {}, {}
-    for host, answer in answers.items():
-        if isinstance(answer, ProvisionError):
-            errors[host] = answer
-        else:
-            facts[host] = parse_facts(host, answer)
-    return Gathered(facts=facts, errors=errors)
+def clock_offset(sent: float, answer: Mapping[str, Any], received: float) -> Fact:
+    """How far a host's clock is ahead of ours: {"seconds", "bound"}, true to ± bound.
+
+    The host read its clock after ``sent`` by ours, and ended ``clock.took`` later, before
+    ``received``; so the offset lies between the two extremes (NTP's own reasoning, RFC 5905 §8).
+    """
+    clock, took = answer.get("clock", {}).get("value"), answer.get("clock.took", {}).get("value")
+    if clock is None or took is None:
+        return Fact(unknown="the host did not tell its time")
+    earliest, latest = clock + took - received, clock - sent
+    offset = {"seconds": (earliest + latest) / 2, "bound": (latest - earliest) / 2}
+    return Fact(value={key: round(value, 4) for key, value in offset.items()})
+
+
+def gather_facts(
+    fleet: Fleet, peers: Sequence[str] = (), paths: Sequence[str] = (), say: Say | None = None
+) -> Gathered:
+    """Probe every host, one round trip each.
+
+    ``peers``: names or addresses to look up, and routes to them; ``paths``: paths on the hosts
+    whose file systems are read beside the usual ones.
+    """
+    asked = json.dumps({"peers": list(peers), "paths": list(paths)})
+
+    def probe(remote: Remote) -> HostFacts:
+        sent = time.time()
+        answer = remote.ask("probe", [asked], timeout=fleet.options.answer_timeout)
+        offset = clock_offset(sent, answer, time.time())
+        found = parse_facts(remote.label, answer)
+        return HostFacts(host=found.host, facts={**found.facts, "clock.offset": offset})
+
+    answers = fleet.fan_out(probe, say=say)
+    return Gathered(
+        facts={host: a for host, a in answers.items() if isinstance(a, HostFacts)},
+        errors={host: a for host, a in answers.items() if isinstance(a, ProvisionError)},
+    )

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_the_command_is_safe_for_csh_and_fish():
     assert "!" not in command
     assert "\n" not in command
     assert "\\" not in command
+    assert "`" not in command
 
 
 def test_a_named_python_is_used():
@@ -49,14 +51,55 @@ def test_a_named_python_is_used():
     assert done.stdout.strip() == sys.executable
 
 
-def test_a_host_without_python_says_so(tmp_path):
-    done = run(script_argv("probe", []), shell="/bin/sh", env={"PATH": str(tmp_path)})
-    # Even `sh` is not on this PATH: give it to the inner one.
+@pytest.fixture
+def bare(tmp_path):
+    """A PATH with sh and nothing else; HOME has nothing either."""
     (tmp_path / "sh").symlink_to("/bin/sh")
-    done = run(script_argv("probe", []), shell="/bin/sh", env={"PATH": str(tmp_path)})
+    return {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+
+
+def add(bare, name, text):
+    """A program on that PATH."""
+    path = Path(bare["PATH"]) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def without_python(bare):
+    done = run(script_argv("probe", []), shell="/bin/sh", env=bare)
     assert NO_PYTHON in done.stdout
-    with pytest.raises(HostError, match=r"node1: python: found no Python 3\.8"):
-        parse_answer("node1", done.stdout)
+    with pytest.raises(HostError, match="node1: python") as told:
+        parse_answer("node1", done.stdout, done.stderr)
+    return told.value.found
+
+
+def test_a_host_without_python_says_so(bare):
+    assert "python3=" not in without_python(bare)
+
+
+def test_one_whose_pythons_are_too_old_names_them(bare):
+    add(bare, "python3", 'case "$2" in *version_info*) exit 86;; *) echo 3.6.8;; esac')
+    add(bare, "python", "exit 127")  # a shim of a version manager, with nothing behind it
+    assert "python3=3.6.8 python=" in without_python(bare)
+
+
+def test_one_whose_python_is_not_on_path_says_where_it_is(bare):
+    add(bare, "miniconda3/bin/python3", "exit 0")
+    assert f"{bare['HOME']}/miniconda3/bin/python3" in without_python(bare)
+
+
+def test_an_old_python3_does_not_hide_a_newer_one(bare):
+    add(bare, "python3", "exit 86")
+    add(bare, "python3.9", f'exec {sys.executable} "$@"')
+    done = run(text_argv(ECHO, "echo.py", AWKWARD), "/bin/sh", env=bare)
+    assert parse_answer("node1", done.stdout)["args"] == AWKWARD
+
+
+def test_a_script_s_own_exit_status_is_kept(bare):
+    add(bare, "python3", f'exec {sys.executable} "$@"')
+    done = run(text_argv("raise SystemExit(3)", "x.py", []), "/bin/sh", env=bare)
+    assert done.returncode == 3
 
 
 def test_noise_instead_of_an_answer_is_an_error_that_quotes_it():
@@ -74,5 +117,5 @@ def test_a_program_too_long_for_one_command_line_is_refused():
     "name", ["probe", "ready", "place", "install", "prove", "supervise", "follow"]
 )
 def test_every_script_fits_in_one_command(name):
-    assert len(shlex.join(script_argv(name, []))) < 32_000
+    assert len(shlex.join(script_argv(name, []))) < 32_000  # a login shell may copy it twice
     assert read_onhost(name)

@@ -1,0 +1,203 @@
+"""SSH connections: the only module that imports fabric.
+
+Stricter than Fabric's defaults on purpose: Fabric accepts any host key without a question
+(https://github.com/fabric/fabric/issues/2071); here an unknown or changed key refuses the host,
+unless ``--accept-new`` was given, and then only an *unknown* one. ``~/.ssh/config`` (HostName,
+User, Port, IdentityFile, IdentitiesOnly, ProxyJump, UserKnownHostsFile) is honoured. Nothing ever
+asks for a password: hosts are reached in parallel.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from provision.errors import ConfigError, UnreachableError
+from provision.inventory import Host
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshOptions:
+    """How hosts are reached. ``config``: an ssh_config file in place of ``~/.ssh/config``."""
+
+    config: Path | None = None
+    connect_timeout: int = 10
+    accept_new: bool = False
+    workers: int = 32
+    answer_timeout: int = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshFiles:
+    """What OpenSSH's own files say: its client configuration, and the host keys known so far.
+
+    ``known``: lines of a known_hosts file by the name they start with, those with hashed names
+    below ""; parsed line by line only where a host is connected to, since a line costs much and
+    paramiko would read all lines for each host.
+    """
+
+    config: Any  # a fabric.Config, which has no types
+    known: dict[Path, dict[str, list[str]]] = field(default_factory=dict, repr=False)
+
+
+def read_ssh_files(options: SshOptions) -> SshFiles:
+    """The client configuration, whole; known_hosts files are read when a host first names one.
+
+    Raises ConfigError if the configuration named in the options is not there.
+    """
+    # fabric costs ~1 s to import: only commands that connect pay for it.
+    import fabric
+
+    if options.config is None:
+        return SshFiles(config=fabric.Config())
+    if not options.config.is_file():
+        raise ConfigError(
+            f"ssh_config {options.config}",
+            found="no such file",
+            expected="an OpenSSH client configuration",
+            remedy="correct --ssh-config or the ssh_config setting",
+        )
+    return SshFiles(config=fabric.Config(runtime_ssh_path=str(options.config)))
+
+
+def make_connection(host: Host, options: SshOptions, files: SshFiles) -> Any:
+    """A fabric.Connection to a host, not opened yet; strict about host keys, gateways included."""
+    import fabric
+    from paramiko.client import RejectPolicy
+
+    # paramiko logs whole tracebacks of refused connections; explain() says it in one line.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    logging.getLogger("paramiko").propagate = False
+    limits = ("banner_timeout", "auth_timeout", "channel_timeout")
+    cxn = fabric.Connection(
+        host.name,
+        user=host.user,
+        port=host.port,
+        config=files.config,  # shared: Fabric changes it only where no connect_kwargs are given
+        connect_timeout=options.connect_timeout,
+        connect_kwargs=dict.fromkeys(limits, options.connect_timeout),
+    )
+    each: Any = cxn
+    while each is not None and not isinstance(each, str):
+        known = known_hosts(each.ssh_config)
+        policy = _accept_new_policy(known[0]) if options.accept_new else RejectPolicy()
+        each.client.set_missing_host_key_policy(policy)
+        name = each.host if each.port == 22 else f"[{each.host}]:{each.port}"
+        for line in _lines_for(name, known, files):
+            _add_key(each.client, name, line)
+        for limit in limits:
+            each.connect_kwargs.setdefault(limit, options.connect_timeout)
+        if each.ssh_config.get("identitiesonly") == "yes":
+            each.connect_kwargs.update(allow_agent=False, look_for_keys=False)
+        each = each.gateway
+    return cxn
+
+
+def _lines_for(name: str, paths: tuple[Path, ...], files: SshFiles) -> Iterator[str]:
+    """Lines of known_hosts files that may be about this name: its own, and all hashed ones."""
+    for path in paths:
+        if path not in files.known:
+            files.known[path] = _read_known(path)
+        yield from files.known[path].get(name, ())
+        yield from files.known[path].get("", ())
+
+
+def _read_known(path: Path) -> dict[str, list[str]]:
+    """A known_hosts file's lines by name, hashed ones below "": sshd(8), "SSH_KNOWN_HOSTS"."""
+    found: dict[str, list[str]] = {}
+    if not path.is_file() or str(path) == "/dev/null":
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # Lines that start with a marker (@revoked, @cert-authority) vouch for no key by themselves.
+        names = line.strip().partition(" ")[0]
+        if names and not names.startswith(("#", "@")):
+            for name in names.split(","):
+                found.setdefault("" if name.startswith("|1|") else name, []).append(line.strip())
+    return found
+
+
+def _add_key(client: Any, name: str, line: str) -> None:
+    """Have the client know the key of a known_hosts line, if the line is about this name."""
+    from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
+    from paramiko.ssh_exception import SSHException
+
+    names = line.partition(" ")[0].split(",")
+    if name not in names and not any(
+        hashed.startswith("|1|") and HostKeys.hash_host(name, hashed) == hashed for hashed in names
+    ):
+        return
+    try:
+        entry = HostKeyEntry.from_line(line)
+    except (InvalidHostKey, SSHException, ValueError):
+        return  # as OpenSSH: a broken line vouches for nothing
+    if entry is not None and entry.key is not None:
+        keys, kind = client.get_host_keys(), entry.key.get_name()
+        if kind not in (keys.lookup(name) or {}):
+            keys.add(name, kind, entry.key)
+
+
+def _accept_new_policy(path: Path) -> Any:
+    """StrictHostKeyChecking=accept-new: an unknown key is written down, a changed one refused."""
+    from paramiko.client import AutoAddPolicy
+
+    class AcceptNew(AutoAddPolicy):  # type: ignore[misc]
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as known:
+                known.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+            client.get_host_keys().add(hostname, key.get_name(), key)
+
+    return AcceptNew()
+
+
+def known_hosts(ssh_config: dict[str, Any]) -> tuple[Path, ...]:
+    """The known_hosts files that OpenSSH would read for this host; it writes to the first one."""
+    named: list[str] = []
+    for key, default in (
+        ("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
+        ("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
+    ):
+        value = str(ssh_config.get(key, default))
+        # paramiko strips the quotes of a single quoted path; such a path may hold spaces.
+        named += [value] if Path(value).expanduser().exists() else shlex.split(value)
+    return tuple(Path(name).expanduser() for name in named if name.lower() != "none")
+
+
+def hung_up(error: Exception, seconds: float) -> bool:
+    """Whether a server closed the connection at once, in place of telling its name."""
+    told = isinstance(error, EOFError | ConnectionResetError)
+    return seconds < 3 and (told or "protocol banner" in str(error))
+
+
+def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
+    """What a failed connection means, and what to do: one line in place of paramiko's types."""
+    from paramiko import ssh_exception as ssh
+
+    where = f"{cxn.user}@{cxn.host}:{cxn.port}"
+    port = f"-p {cxn.port} " if cxn.port != 22 else ""
+    if isinstance(error, ssh.BadHostKeyException):
+        found, expected = f"a host key other than the known one ({where})", "the known host key"
+        name = cxn.host if cxn.port == 22 else f"[{cxn.host}]:{cxn.port}"
+        remedy = f"if the host was reinstalled: ssh-keygen -R {shlex.quote(name)}"
+    elif isinstance(error, ssh.AuthenticationException | ssh.PasswordRequiredException):
+        found, expected = f"login refused for {where}", "key authentication"
+        remedy = f"check user and key: ssh {port}{cxn.user}@{cxn.host} true"
+    elif isinstance(error, ssh.SSHException) and "known_hosts" in str(error):
+        found, expected = f"unknown host key ({where})", "a key in known_hosts"
+        remedy = f"check its fingerprint: ssh {port}{cxn.user}@{cxn.host} true, or --accept-new"
+    elif isinstance(error, socket.gaierror):
+        found, expected = f"no address for the name {cxn.host}", "a name that resolves"
+        remedy = "correct the hosts file, or add HostName to ~/.ssh/config"
+    elif isinstance(error, TimeoutError | socket.timeout):
+        found, expected = f"no answer from {where}", "an SSH server"
+        remedy = "is the host up, and reachable from here?"
+    else:
+        reason = str(error) or type(error).__name__
+        found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
+        remedy = "is the host up, and its SSH server on that port?"
+    return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)
