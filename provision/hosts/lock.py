@@ -1,0 +1,221 @@
+"""The drift lock: what every host was when the fleet was found good, as a file to keep in git.
+
+One fact a line, sorted, so that a diff reads as what changed. It holds what a run depends on
+(traits.py) and nothing that changes by itself or is nobody's business: no clocks, no free space, no
+machine ids, GPU serials, addresses or users.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from provision.build.manifest import WheelManifest
+from provision.errors import ConfigError
+from provision.hosts.facts import HostFacts
+from provision.hosts.traits import TRAITS
+
+SCHEMA = 1
+NAME = "zerofleet.lock.json"
+LOCKED = {trait.name: trait for trait in TRAITS if trait.locked}
+#: What can drift beside the facts of a host: which hosts there are, and the wheel of a run.
+HOSTS, WHEEL = "hosts", "wheel"
+#: Who the wheel belongs to, among hosts.
+HERE = "this checkout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """A drift lock.
+
+    Attributes:
+        written: when, UTC, ISO 8601.
+        wheel: the wheel's file name and sha256; empty where there was none.
+        hosts: host → fact → value; None where the host has no such thing.
+    """
+
+    written: str
+    wheel: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def when(self) -> str:
+        """When it was written, for people."""
+        return self.written[:16].replace("T", " ") + " UTC"
+
+
+def read_now() -> str:
+    """The time now, as a lock records it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def make_lock(facts: Mapping[str, HostFacts], manifest: WheelManifest | None, written: str) -> Lock:
+    """The lock of these hosts as they are; what is unknown of a host is left out."""
+    found = {host: {n: t.read(each) for n, t in LOCKED.items()} for host, each in facts.items()}
+    return Lock(
+        written=written,
+        wheel={"name": manifest.wheel, "sha256": manifest.sha256} if manifest else {},
+        hosts={
+            host: {name: fact.value for name, fact in sorted(each.items()) if not fact.unknown}
+            for host, each in found.items()
+        },
+    )
+
+
+def render_lock(lock: Lock) -> str:
+    """The file's text."""
+    values = {
+        "schema": SCHEMA,
+        "written": lock.written,
+        "wheel": dict(lock.wheel) or None,
+        "hosts": {host: dict(facts) for host, facts in lock.hosts.items()},
+    }
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def parse_lock(text: str, origin: str) -> Lock:
+    """A lock's text → Lock; ``origin`` is its name, for messages.
+
+    Raises ConfigError for what is no lock, or one with another schema or facts that this version
+    does not know.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise _broken(origin, f"no JSON ({error})") from None
+    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+        found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+        raise _broken(origin, f"schema {found}")
+    written, wheel, hosts = values.get("written"), values.get("wheel") or {}, values.get("hosts")
+    if (
+        not isinstance(written, str)
+        or not isinstance(wheel, dict)
+        or not isinstance(hosts, dict)
+        or not all(isinstance(facts, dict) for facts in hosts.values())
+    ):
+        raise _broken(origin, "other keys or types than those of a lock")
+    for host, facts in hosts.items():
+        if odd := sorted(set(facts) - set(LOCKED)):
+            raise _broken(origin, f"{host}: {', '.join(odd)}, which this version does not know")
+    return Lock(written=written, wheel=wheel, hosts=hosts)
+
+
+def _broken(origin: str, found: str) -> ConfigError:
+    return ConfigError(
+        origin,
+        found=found,
+        expected=f"a drift lock of schema {SCHEMA}",
+        remedy="restore it from git, or write a new one: invoke lock",
+    )
+
+
+def read_lock(path: Path, *, needed: bool = False) -> Lock | None:
+    """The lock at ``path``; None if there is none and it is not ``needed``.
+
+    Raises ConfigError if it is needed and not there, or can't be read or parsed.
+    """
+    try:
+        return parse_lock(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        if not needed:
+            return None
+        remedy = "write one while the hosts are as they should be: invoke lock"
+    except (OSError, UnicodeDecodeError) as error:
+        raise _broken(str(path), str(error)) from None
+    raise ConfigError(str(path), found="no such file", expected="a drift lock", remedy=remedy)
+
+
+def equal(one: Any, other: Any, near: float) -> bool:
+    """Whether a value is as locked; numbers that are ``near`` each other count as equal."""
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    if near and numbers:
+        return bool(abs(one - other) <= near * max(one, other))
+    return bool(one == other)
+
+
+def value_text(value: Any) -> str:
+    """A locked value in words."""
+    return "none" if value is None else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockPlan:
+    """A lock to write, and what changes by it: (host, fact, before, after) in words."""
+
+    path: Path
+    text: str
+    changes: tuple[tuple[str, str, str, str], ...]
+
+    @property
+    def title(self) -> str:
+        """What is about to be done."""
+        return f"lock {self.path}"
+
+    @property
+    def empty(self) -> bool:
+        """Whether the lock says all this already."""
+        return not self.changes
+
+    def __str__(self) -> str:
+        if self.empty:
+            return f"{self.title}: nothing to do"
+        lines = [f"  {host}: {name}: {was} → {now}" for host, name, was, now in self.changes]
+        return "\n".join([f"{self.title}:", *lines])
+
+    def as_json(self) -> dict[str, object]:
+        """As steps.Plan's: the ``plan`` key of ``--dry-run --json``."""
+        steps = [
+            {"host": host, "action": f"record {name} {now}", "why": f"it was {was}"}
+            for host, name, was, now in self.changes
+        ]
+        return {"phases": [{"name": str(self.path), "steps": steps}] if steps else []}
+
+
+def plan_lock(path: Path, old: Lock | None, new: Lock) -> LockPlan:
+    """What writing ``new`` over ``old`` changes. Values that count as equal keep the old one."""
+    changes: list[tuple[str, str, str, str]] = []
+    was_wheel, now_wheel = (old.wheel if old else {}), new.wheel
+    if old is None or was_wheel != now_wheel:
+        names = (was_wheel.get("name", "none"), now_wheel.get("name", "none"))
+        changes.append((HERE, WHEEL, *names))
+    before: Mapping[str, Mapping[str, Any]] = old.hosts if old else {}
+    hosts: dict[str, dict[str, Any]] = {}
+    for host, facts in new.hosts.items():
+        was = before.get(host, {})
+        hosts[host] = {
+            name: was[name] if name in was and equal(value, was[name], LOCKED[name].near) else value
+            for name, value in facts.items()
+        }
+        if host not in before:
+            changes.append((host, HOSTS, "not locked", f"{len(facts)} facts"))
+            continue
+        for name in sorted({*was, *facts}):
+            if name not in was or name not in facts or hosts[host][name] != was[name]:
+                words = [value_text(d[name]) if name in d else "not locked" for d in (was, facts)]
+                changes.append((host, name, words[0], words[1]))
+    changes += [(h, HOSTS, f"{len(before[h])} facts", "gone") for h in before if h not in hosts]
+    text = render_lock(Lock(written=new.written, wheel=new.wheel, hosts=hosts))
+    return LockPlan(path=path, text=text, changes=tuple(changes))
+
+
+def apply_lock(plan: LockPlan) -> None:
+    """Write the lock, whole or not at all; ConfigError if the folder can't be written to."""
+    if plan.empty:
+        return
+    partial = plan.path.with_name(f".{plan.path.name}.{os.getpid()}")
+    try:
+        partial.write_text(plan.text, encoding="utf-8")
+        partial.replace(plan.path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(
+            str(plan.path),
+            found=error.strerror or str(error),
+            expected="a folder to write the lock into",
+            remedy="name another file with --lock-file",
+        ) from None
