@@ -197,7 +197,10 @@ def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
         found, expected = f"no answer from {where}", "an SSH server"
         remedy = "is the host up, and reachable from here?"
     else:
-        reason = str(error) or type(error).__name__
+        # One error per address that was tried; the last is as good as any.
+        tried = tuple(getattr(error, "errors", None) or {})
+        last = error.errors[tried[-1]] if tried else error  # type: ignore[attr-defined]
+        reason = getattr(last, "strerror", None) or str(last) or type(last).__name__
         found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
         remedy = "is the host up, and its SSH server on that port?"
     return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)

@@ -34,6 +34,11 @@ class ProvisionError(Exception):
         self.remedy = remedy
         super().__init__(f"{what}: found {found}, expected {expected}: {remedy}")
 
+    @property
+    def subject(self) -> str:
+        """What it is about, without the host: "python" of "node1: python"."""
+        return self.what.rpartition(": ")[2]
+
     def as_json(self) -> dict[str, str]:
         """The error's parts, for the ``error`` key of ``--json``."""
         return {

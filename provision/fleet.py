@@ -66,13 +66,19 @@ class Fleet:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def ask(
-        self, script: str, args: dict[str, Sequence[str]] | Sequence[str] = ()
+        self,
+        script: str,
+        args: dict[str, Sequence[str]] | Sequence[str] = (),
+        timeout: float | None = None,
     ) -> dict[str, dict[str, object] | ProvisionError]:
-        """Run ``onhost/<script>.py`` on every host; its answers, keyed by host."""
+        """Run ``onhost/<script>.py`` on every host; its answers, keyed by host.
+
+        A host that has not answered in ``timeout`` seconds counts as unreachable.
+        """
 
         def call(remote: Remote) -> dict[str, object]:
             own = args.get(remote.label, ()) if isinstance(args, dict) else args
-            return remote.ask(script, own)
+            return remote.ask(script, own, timeout=timeout)
 
         return self.fan_out(call, tuple(args) if isinstance(args, dict) else ())
 
@@ -175,7 +181,7 @@ def error_report(answers: dict[str, Any]) -> Report:
         findings=tuple(
             Finding(
                 host=label,
-                subject=SSH if isinstance(error, UnreachableError) else "answer",
+                subject=SSH if isinstance(error, UnreachableError) else error.subject,
                 level=Level.ERROR,
                 found=error.found,
                 expected=error.expected,

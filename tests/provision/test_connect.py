@@ -33,6 +33,11 @@ CXN = SimpleNamespace(user="ubuntu", host="10.0.0.1", port=22)
         (socket.gaierror(-2, "unknown"), "no address for the name 10.0.0.1", "hosts file"),
         (TimeoutError(), "no answer from ubuntu@10.0.0.1:22", "is the host up"),
         (ConnectionRefusedError(111, "Connection refused"), "no SSH session", "that port"),
+        (
+            ssh.NoValidConnectionsError({("10.0.0.1", 22): OSError(111, "Connection refused")}),
+            "no SSH session to ubuntu@10.0.0.1:22 (Connection refused)",
+            "that port",
+        ),
         (EOFError(), "no SSH session to ubuntu@10.0.0.1:22 (EOFError)", "that port"),
     ],
 )
