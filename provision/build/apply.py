@@ -20,7 +20,12 @@ from provision.build.environment import Environment, read_environment
 from provision.build.manifest import WheelManifest, apply_manifest, sha256_of
 from provision.build.plan import BuildPlan
 from provision.build.process import apply_command
-from provision.build.provide import apply_environment, apply_source, error_since
+from provision.build.provide import (
+    apply_cuda_home,
+    apply_environment,
+    apply_source,
+    error_since,
+)
 from provision.build.state import read_wheels_of, wheel_key
 from provision.errors import BuildError
 
@@ -90,6 +95,7 @@ def _build(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     apply_source(plan, log, say)
+    apply_cuda_home(plan, environment, log, say)
     wheel = _compiled(plan, log, say)
     audit = apply_audit(
         wheel,
@@ -164,7 +170,7 @@ def _manifest(
         torch_cuda=environment.torch_cuda,
         python_tag=tag.interpreter,
         platform=tag.platform,
-        toolkit=None,
+        toolkit=plan.toolkit.version if plan.toolkit else None,
         arch_list=spec.archs,
         ptx=audit.inspection.ptx,
         archs_checked=audit.archs_checked,

@@ -8,7 +8,8 @@ from pathlib import Path
 from provision.build.interpreter import Python
 from provision.build.process import Command
 from provision.build.spec import BuildSpec
-from provision.build.state import EPOCH, MAPPED, PREFIX_MAP, STRIP
+from provision.build.state import EPOCH, MAPPED, NVCC_FLAGS, PREFIX_MAP, STRIP
+from provision.build.toolkit import Toolkit
 
 # What a compilation takes over from the user's environment. Not CFLAGS, CPATH and their like:
 # they would change the wheel without a trace in its key.
@@ -104,6 +105,19 @@ def fetch_command(environment: Path, work: Path, pip: Mapping[str, str]) -> Comm
     )
 
 
+def toolkit_command(environment: Path, toolkit: Toolkit, pip: Mapping[str, str]) -> Command:
+    """Bring a toolkit's packages into ``<its folder>.new``, beside where they will be."""
+    folder = toolkit.folder
+    return Command(
+        argv=(
+            *(python_of(environment), "-m", "pip", "install", "--no-input", "--require-hashes"),
+            *("--only-binary", ":all:", "--no-deps", "--progress-bar", "raw"),
+            *("--target", str(folder.with_name(f"{folder.name}.new")), "-r", str(toolkit.lock)),
+        ),
+        environ=pip,
+    )
+
+
 def pip_environ(environ: Mapping[str, str], accelerator: str) -> Mapping[str, str]:
     """The user's variables for pip (index, proxies, certificates), less what leads it astray."""
     kept = {name: value for name, value in environ.items() if name not in _PIP_WITHOUT}
@@ -154,7 +168,7 @@ def compile_environ(
         "CFLAGS": " ".join(
             f"{PREFIX_MAP}={path}={name}" for path, name in zip(own_paths, MAPPED, strict=True)
         ),
-        "LDFLAGS": " ".join((STRIP, *(flag for op in spec.ops for flag in op.ldflags))),
+        "LDFLAGS": STRIP,
         "CCACHE_COMPILERCHECK": "content",  # its compiler is our wrapper
         "MAX_JOBS": str(jobs),
         # Without ninja a build is serial and MAX_JOBS is ignored; setup.py's own -j races.
@@ -163,4 +177,21 @@ def compile_environ(
         "DS_BUILD_STRING": string,
         "DS_BUILD_OPS": "0",
         **{op.flag: "1" for op in spec.ops},
+    }
+
+
+def cuda_environ(spec: BuildSpec, compiling: Mapping[str, str], work: Path) -> Mapping[str, str]:
+    """What a compilation of GPU code has on top of ``compiling`` (of compile_environ).
+
+    Source: https://docs.nvidia.com/cuda/cuda-compiler-driver-nvcc/#nvcc-environment-variables
+    (NVCC_APPEND_FLAGS, and -ccbin, without which nvcc starts whichever g++ is first on PATH);
+    op_builder/builder.py (DS_NVCC_THREADS, TORCH_CUDA_ARCH_LIST).
+    """
+    maps = (f"-Xcompiler={flag}" for flag in compiling["CFLAGS"].split())
+    return {
+        "CUDA_HOME": str(work / "cuda"),
+        "TORCH_CUDA_ARCH_LIST": ";".join(spec.archs),
+        # Two architectures of a file at once; each takes far less memory than the host's compiler.
+        "DS_NVCC_THREADS": str(min(2, len(spec.archs))),
+        "NVCC_APPEND_FLAGS": " ".join((*NVCC_FLAGS, "-ccbin", compiling["CXX"], *maps)),
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from packaging.version import Version
 
 from provision.build import isa
+from provision.build.compare_cuda import compare_cuda, finding
+from provision.build.ops import ALL, OPS, ops_of
 from provision.build.spec import BuildSpec
-from provision.build.toolchain import COMPILER_BYTES, GIB, HERE, Toolchain, jobs_of
+from provision.build.toolchain import COMPILER_BYTES, GIB, Toolchain, jobs_of
 from provision.findings import Finding, Level, Report
 
 #: What a build needs to have free: a CPU torch and its environment, sources, objects.
@@ -15,6 +19,7 @@ DISK_BYTES = 3 * GIB
 DISK_BYTES_CUDA_TORCH = 8 * GIB
 #: The first gcc that knows -march=x86-64-v3: https://gcc.gnu.org/gcc-11/changes.html
 MIN_GCC = Version("11")
+_LIBAIO = "install libaio-dev (Debian, Ubuntu) or libaio-devel (Fedora, RHEL)"
 MIN_PYTHON = Version("3.11")  # of locks/build.lock
 
 
@@ -25,20 +30,35 @@ def compare_toolchain(spec: BuildSpec, toolchain: Toolchain) -> Report:
             *_compare_machine(spec, toolchain),
             *_compare_python(toolchain),
             *_compare_compiler(toolchain),
+            *compare_cuda(spec, toolchain),
             *_compare_room(spec, toolchain),
             *_compare_headers(spec, toolchain),
+            *_compare_left_out(spec),
         )
     )
 
 
-def _finding(subject: str, level: Level, found: object, expected: str, remedy: str = "") -> Finding:
-    return Finding(
-        host=HERE,
-        subject=subject,
-        level=level,
-        found=str(found),
-        expected=expected,
-        remedy=remedy,
+def without_missing(spec: BuildSpec, toolchain: Toolchain) -> BuildSpec:
+    """The spec; for ``--ops all`` without the ops whose header is not on this machine."""
+    if spec.ops_asked != (ALL,):
+        return spec
+    absent = {op.name for op in spec.ops if op.header and op.header not in toolchain.headers}
+    return replace(spec, ops=tuple(op for op in spec.ops if op.name not in absent))
+
+
+def _compare_left_out(spec: BuildSpec) -> tuple[Finding, ...]:
+    if spec.ops_asked != (ALL,):
+        return ()
+    return tuple(
+        finding(
+            f"op {name}",
+            Level.WARN,
+            "left out",
+            "--ops all",
+            OPS[name].blocked or f"{OPS[name].header} is not on this machine: {_LIBAIO}",
+        )
+        for name in ops_of(spec.accelerator)
+        if name not in spec.op_names
     )
 
 
@@ -46,11 +66,11 @@ def _compare_machine(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ..
     if toolchain.machine != "x86_64":
         level = Level.ERROR if toolchain.machine else Level.UNKNOWN
         found = toolchain.machine or "unknown"
-        return (_finding("machine", level, found, "x86_64", "build on an x86-64 Linux machine"),)
+        return (finding("machine", level, found, "x86_64", "build on an x86-64 Linux machine"),)
     missing = isa.missing_flags(spec.cpu, toolchain.cpu_flags)
     if missing:
         return (
-            _finding(
+            finding(
                 "CPU",
                 Level.ERROR if toolchain.cpu_flags else Level.UNKNOWN,
                 f"no {', '.join(missing)}",
@@ -58,7 +78,7 @@ def _compare_machine(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ..
                 "build on a machine of that level, or lower --cpu",
             ),
         )
-    return (_finding("CPU", Level.OK, f"{spec.cpu.name} or better", spec.cpu.name),)
+    return (finding("CPU", Level.OK, f"{spec.cpu.name} or better", spec.cpu.name),)
 
 
 def _compare_python(toolchain: Toolchain) -> tuple[Finding, ...]:
@@ -66,20 +86,20 @@ def _compare_python(toolchain: Toolchain) -> tuple[Finding, ...]:
     if python is None:
         found = f"{toolchain.asked_python} does not run"
         return (
-            _finding("Python", Level.ERROR, found, f">= {MIN_PYTHON}", "name one with --python"),
+            finding("Python", Level.ERROR, found, f">= {MIN_PYTHON}", "name one with --python"),
         )
-    findings = [_finding("Python", Level.OK, python.version, f">= {MIN_PYTHON}")]
+    findings = [finding("Python", Level.OK, python.version, f">= {MIN_PYTHON}")]
     if python.version < MIN_PYTHON or python.implementation != "cpython":
         found = f"{python.implementation} {python.version}"
         expected = f"CPython >= {MIN_PYTHON}"
-        findings = [_finding("Python", Level.ERROR, found, expected, "name one with --python")]
+        findings = [finding("Python", Level.ERROR, found, expected, "name one with --python")]
     package = f"python{python.version.major}.{python.version.minor}"
     if not python.has_venv:
         remedy = f"install {package}-venv (Debian, Ubuntu)"
-        findings.append(_finding("venv", Level.ERROR, "none", "venv and ensurepip", remedy))
+        findings.append(finding("venv", Level.ERROR, "none", "venv and ensurepip", remedy))
     if not python.has_header:
         remedy = f"install {package}-dev (Debian, Ubuntu) or {package}-devel (Fedora, RHEL)"
-        findings.append(_finding("Python.h", Level.ERROR, "none", python.header, remedy))
+        findings.append(finding("Python.h", Level.ERROR, "none", python.header, remedy))
     return tuple(findings)
 
 
@@ -94,53 +114,54 @@ def _compare_compiler(toolchain: Toolchain) -> tuple[Finding, ...]:
     elif version < MIN_GCC:
         found = f"{toolchain.compiler} {version}"
     else:
-        return (_finding("compiler", Level.OK, toolchain.compiler_name, expected),)
-    return (_finding("compiler", Level.ERROR, found, expected, remedy),)
+        return (finding("compiler", Level.OK, toolchain.compiler_name, expected),)
+    return (finding("compiler", Level.ERROR, found, expected, remedy),)
 
 
 def _compare_room(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ...]:
     jobs = jobs_of(toolchain, spec.jobs)
     findings = []
     if toolchain.cores is None:
-        findings.append(_finding("cores", Level.UNKNOWN, "unknown", "a number", "see nproc"))
+        findings.append(finding("cores", Level.UNKNOWN, "unknown", "a number", "see nproc"))
     elif jobs > toolchain.cores:
         remedy = "lower --jobs, or leave it out"
         expected = f"at most {toolchain.cores}, the cores here"
-        findings.append(_finding("--jobs", Level.ERROR, jobs, expected, remedy))
+        findings.append(finding("--jobs", Level.ERROR, jobs, expected, remedy))
     needed = jobs * COMPILER_BYTES
     if toolchain.memory is None:
         remedy = "see /proc/meminfo"
-        findings.append(_finding("memory", Level.UNKNOWN, "unknown", _gib(needed), remedy))
+        findings.append(finding("memory", Level.UNKNOWN, "unknown", _gib(needed), remedy))
     elif toolchain.memory < needed:
         remedy = "lower --jobs, or free some: the kernel may end a compiler"
-        findings.append(
-            _finding("memory", Level.WARN, _gib(toolchain.memory), _gib(needed), remedy)
-        )
-    findings.append(_compare_disk(toolchain.disk))
+        findings.append(finding("memory", Level.WARN, _gib(toolchain.memory), _gib(needed), remedy))
+    findings.append(_compare_disk(spec, toolchain))
     return tuple(findings)
 
 
-def _compare_disk(disk: int | None) -> Finding:
+def _compare_disk(spec: BuildSpec, toolchain: Toolchain) -> Finding:
+    disk, cuda = toolchain.disk, toolchain.cuda
     remedy = "free some, or set XDG_CACHE_HOME to a folder on a larger disk"
-    expected = f">= {_gib(DISK_BYTES)} free for the build cache"
+    # Once its torch is there, a CUDA build needs no more than any other.
+    needed = DISK_BYTES_CUDA_TORCH if cuda and not cuda.torch_read else DISK_BYTES
+    expected = f">= {_gib(needed)} free for the build cache"
     if disk is None:
-        return _finding("disk", Level.UNKNOWN, "unknown", expected, remedy)
-    if disk < DISK_BYTES:
-        return _finding("disk", Level.ERROR, _gib(disk), expected, remedy)
-    if disk < DISK_BYTES_CUDA_TORCH:
+        return finding("disk", Level.UNKNOWN, "unknown", expected, remedy)
+    if disk < needed:
+        return finding("disk", Level.ERROR, _gib(disk), expected, remedy)
+    if disk < DISK_BYTES_CUDA_TORCH and spec.accelerator == "cpu":
         expected = f"{_gib(DISK_BYTES_CUDA_TORCH)}, in case pip brings a CUDA torch"
-        return _finding("disk", Level.WARN, _gib(disk), expected, remedy)
-    return _finding("disk", Level.OK, _gib(disk), expected)
+        return finding("disk", Level.WARN, _gib(disk), expected, remedy)
+    return finding("disk", Level.OK, _gib(disk), expected)
 
 
 def _compare_headers(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ...]:
     return tuple(
-        _finding(
+        finding(
             f"{op.header} (op {op.name})",
             Level.ERROR,
             "none",
             "on the compiler's path",
-            "install libaio-dev (Debian, Ubuntu) or libaio-devel (Fedora), or leave the op out",
+            f"{_LIBAIO}, or leave the op out",
         )
         for op in spec.ops
         if op.header and op.header not in toolchain.headers

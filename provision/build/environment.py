@@ -8,6 +8,7 @@ hosts can be given the same files.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,16 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
+from provision.build.cache import Layout, key_of
+from provision.build.interpreter import Python
 from provision.build.manifest import Distribution
+from provision.build.spec import BuildSpec
+from provision.compat import TORCH_CUDA
+
+#: The build environment's tools, with hashes.
+LOCK = Path(__file__).parents[2] / "locks" / "build.lock"
 
 #: Written last: an environment without it was interrupted, and is made anew.
 MARKER = "zerofleet.json"
@@ -51,6 +60,20 @@ class Environment:
     requires: tuple[Distribution, ...]
 
 
+def environment_path(spec: BuildSpec, python: Python, layout: Layout, lock_sha256: str) -> Path:
+    """Where the build environment of a spec lies, complete or not."""
+    facts = {
+        "lock": lock_sha256,
+        "python": [python.executable, str(python.version)],
+        "torch": str(spec.torch),
+    }
+    name = f"{python.tag}-torch{spec.torch}"
+    if spec.accelerator != "cpu":
+        facts["accelerator"] = spec.accelerator
+        name += f"-{spec.accelerator}"
+    return layout.environments / f"{name}-{key_of(facts)[:12]}"
+
+
 def read_environment(path: Path) -> Environment | None:
     """The environment at ``path``, or None when there is none or it was left incomplete."""
     try:
@@ -59,6 +82,14 @@ def read_environment(path: Path) -> Environment | None:
         return Environment(path=path, requires=requires, **values)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def expected_torch_cuda(torch: Version) -> str:
+    """``2.13.0+cu128`` → "12.8"; ``2.13.0`` → what the table says; "" when it says nothing."""
+    local = re.fullmatch(r"cu(\d+)(\d)", torch.local or "")
+    if local:
+        return f"{local[1]}.{local[2]}"
+    return "" if torch.local else TORCH_CUDA.get(f"{torch.major}.{torch.minor}", "")
 
 
 def render_marker(environment: Environment) -> str:

@@ -130,14 +130,28 @@ def missing_flags(level: Level, flags: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(level.flags - set(flags)))
 
 
-def wrapper_script(*, level: Level, compiler: str, version: str) -> str:
+def wrapper_script(
+    *,
+    level: Level,
+    compiler: str,
+    version: str,
+    libraries: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> str:
     """A compiler wrapper that pins ``-march=native`` and the SIMD macro to the level.
+
+    ``libraries`` maps a module's file name (up to its first dot) to flags that end the command
+    that links it; LDFLAGS would give them to every module.
 
     The compiler's version is part of the text so that ccache, told to hash the compiler's
     content, sees an upgraded compiler. ``-g`` is left out: linking strips what it makes, and making
     it is a third of the compiler's time.
     """
     macros = "|".join(f"-D{macro}" for macro in ("__AVX512__", "__AVX256__", "__SCALAR__"))
+    linked = "".join(
+        f'    *" -shared "*"/{module}."*) set -- "$@" {shlex.join(flags)} ;;\n'
+        for module, flags in sorted(libraries.items())
+    )
+    append = f'case " $* " in\n{linked}esac\n' if linked else ""
     return f"""\
 #!/bin/sh
 # {compiler} {version}, held to {level.name}
@@ -150,7 +164,7 @@ for arg in "$@"; do
     esac
     set -- "$@" "$arg"
 done
-exec {shlex.quote(compiler)} "$@"
+{append}exec {shlex.quote(compiler)} "$@"
 """
 
 

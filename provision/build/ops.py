@@ -28,7 +28,8 @@ class Op:
         builders: accelerator → builder class in ``op_builder``.
         needs: ops that setup.py adds by itself when this one is asked for.
         header: a header that its sources include and no Python package brings.
-        ldflags: linker flags that DeepSpeed's own builder drops.
+        ldflags: linker flags of this op alone that DeepSpeed's own builder drops.
+        blocked: why no wheel of this version can hold it; "" for all others.
         guarded: functions that may use instructions above the wheel's CPU level because the op
             asks the CPU at run time before it calls them.
     """
@@ -42,6 +43,7 @@ class Op:
     header: str = ""
     ldflags: tuple[str, ...] = ()
     guarded: tuple[str, ...] = field(default=())
+    blocked: str = ""
 
     @property
     def module_path(self) -> str:
@@ -51,11 +53,12 @@ class Op:
 
 def _op(name: str, flag: str, package: str, builders: Mapping[str, str], **more: object) -> Op:
     installed = str(more.pop("installed_name", name))
+    module = str(more.pop("module", f"deepspeed.ops.{package}{installed}_op"))
     return Op(
         name=name,
         flag=flag,
         installed_name=installed,
-        module=f"deepspeed.ops.{package}{installed}_op",
+        module=module,
         builders=MappingProxyType(dict(builders)),
         **more,  # type: ignore[arg-type]  # the keyword arguments of the rows below
     )
@@ -64,6 +67,15 @@ def _op(name: str, flag: str, package: str, builders: Mapping[str, str], **more:
 def _both(builder: str) -> dict[str, str]:
     return {"cpu": builder, "cuda": builder}
 
+
+def _cuda(name: str, flag: str, package: str, builder: str, **more: object) -> Op:
+    return _op(name, f"DS_BUILD_{flag}", package, {"cuda": builder}, **more)
+
+
+_DSKERNELS = (
+    "it links against the package deepspeed-kernels, and setup.py crashes without it (No module "
+    "named 'dskernels')"
+)
 
 _ROWS = (
     _op("cpu_adam", "DS_BUILD_CPU_ADAM", "adam.", _both("CPUAdamBuilder")),
@@ -89,25 +101,93 @@ _ROWS = (
         needs=("pin_memory",),
         header="libaio.h",
         # The CPU builder drops extra_ldflags(), and the op then fails when it is imported
-        # ("undefined symbol: io_submit") though ds_report calls it fine.
-        ldflags=("-Wl,--no-as-needed", "-laio"),
+        # ("undefined symbol: io_submit") though ds_report calls it fine. For this op's module
+        # only: in LDFLAGS it would make every op need libaio on every host.
+        ldflags=("-laio",),
     ),
-    _op("fused_lamb", "DS_BUILD_FUSED_LAMB", "lamb.", {"cuda": "FusedLambBuilder"}),
-    _op("fused_lion", "DS_BUILD_FUSED_LION", "lion.", {"cuda": "FusedLionBuilder"}),
-    _op("utils", "DS_BUILD_UTILS", "", {"cuda": "UtilsBuilder"}),
+    _cuda("fused_lamb", "FUSED_LAMB", "lamb.", "FusedLambBuilder"),
+    _cuda("fused_lion", "FUSED_LION", "lion.", "FusedLionBuilder"),
+    _cuda("utils", "UTILS", "", "UtilsBuilder"),
+    _cuda("random_ltd", "RANDOM_LTD", "", "RandomLTDBuilder"),
+    _cuda("quantizer", "QUANTIZER", "quantizer.", "QuantizerBuilder"),
+    _cuda("fp_quantizer", "FP_QUANTIZER", "fp_quantizer.", "FPQuantizerBuilder"),
+    _cuda("spatial_inference", "SPATIAL_INFERENCE", "spatial.", "SpatialInferenceBuilder"),
+    _cuda("transformer", "TRANSFORMER", "transformer.", "TransformerBuilder"),
+    _cuda(
+        "stochastic_transformer",
+        "STOCHASTIC_TRANSFORMER",
+        "transformer.",
+        "StochasticTransformerBuilder",
+    ),
+    _cuda(
+        "transformer_inference",
+        "TRANSFORMER_INFERENCE",
+        "transformer.inference.",
+        "InferenceBuilder",
+    ),
+    _cuda("dc", "DEEP_COMPILE", "", "DeepCompileBuilder"),
+    _cuda(
+        "ragged_ops",
+        "RAGGED_OPS",
+        "",
+        "RaggedUtilsBuilder",
+        module="deepspeed.inference.v2.ragged_ops",
+    ),
+    _cuda(
+        "inference_core_ops",
+        "INFERENCE_CORE_OPS",
+        "",
+        "InferenceCoreBuilder",
+        # absolute_name() of its builder lacks a dot; DeepSpeed finds the module by that very name.
+        module="deepspeed.inference.v2.kernelsinference_core_ops",
+    ),
+    _cuda("gds", "GDS", "gds.", "GDSBuilder", needs=("pin_memory",), header="libaio.h"),
+    _cuda(
+        "cutlass_ops",
+        "CUTLASS_OPS",
+        "",
+        "InferenceCutlassBuilder",
+        module="deepspeed.inference.v2.kernels.cutlass_ops.cutlass_ops",
+        blocked=_DSKERNELS,
+    ),
+    _cuda(
+        "ragged_device_ops",
+        "RAGGED_DEVICE_OPS",
+        "",
+        "RaggedOpsBuilder",
+        module="deepspeed.inference.v2.kernels.ragged_ops.ragged_device_ops",
+        blocked=_DSKERNELS,
+    ),
+    _cuda(
+        "evoformer_attn",
+        "EVOFORMER_ATTN",
+        "",
+        "EvoformerAttnBuilder",
+        blocked="it needs a CUTLASS source tree, and DeepSpeed drops it silently without one",
+    ),
 )
 
 #: Every op we know, by our name.
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for op in _ROWS})
 
 #: What is built when ``--ops`` is not given. Every ZeRO run on CPU loads shm_comm at its start
-#: (deepspeed/comm/torch.py), so leaving it out moves a one-minute compile onto every host.
-DEFAULT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType({"cpu": ("cpu_adam", "shm_comm")})
+#: (deepspeed/comm/torch.py), so leaving it out moves a one-minute compile onto every host. On
+#: GPUs: the optimizers of runs with and without offload, and the tensor casts of FP16.
+DEFAULT_OPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"cpu": ("cpu_adam", "shm_comm"), "cuda": ("cpu_adam", "fused_adam", "utils")}
+)
+#: What ``--ops`` calls every op that can be built.
+ALL = "all"
 
 
 def ops_of(accelerator: str) -> tuple[str, ...]:
     """The names of the ops that exist under an accelerator, sorted."""
     return tuple(sorted(op.name for op in OPS.values() if accelerator in op.builders))
+
+
+def buildable(accelerator: str) -> tuple[str, ...]:
+    """Those that a wheel of this version can hold, sorted."""
+    return tuple(name for name in ops_of(accelerator) if not OPS[name].blocked)
 
 
 def find_ops(names: Iterable[str], accelerator: str) -> tuple[Op, ...]:
@@ -126,7 +206,7 @@ def find_ops(names: Iterable[str], accelerator: str) -> tuple[Op, ...]:
 
 
 def _find_op(name: str, accelerator: str) -> Op:
-    offered = ops_of(accelerator)
+    offered = (*ops_of(accelerator), ALL)
     op = OPS.get(name)
     if op is None:
         close = difflib.get_close_matches(name, offered, n=1)
@@ -141,6 +221,13 @@ def _find_op(name: str, accelerator: str) -> Op:
             "--ops",
             found=f"{name}, which DeepSpeed has for {' and '.join(sorted(op.builders))} only",
             expected=f"ops of the {accelerator} accelerator: {', '.join(offered)}",
+            remedy=f"leave {name} out",
+        )
+    if op.blocked:
+        raise ConfigError(
+            "--ops",
+            found=f"{name}, which can't be built here: {op.blocked}",
+            expected=f"ops of the {accelerator} accelerator: {', '.join(buildable(accelerator))}",
             remedy=f"leave {name} out",
         )
     return op

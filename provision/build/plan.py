@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision.build import isa
+from provision.build.arch import arch_tag
 from provision.build.commands import (
     compile_environ,
+    cuda_environ,
     environment_commands,
     fetch_command,
     pip_environ,
     python_of,
+    toolkit_command,
 )
-from provision.build.environment import FACTS
+from provision.build.environment import FACTS, environment_path
 from provision.build.interpreter import Python
+from provision.build.ops import DEFAULT_OPS
 from provision.build.process import Command
 from provision.build.source import Source
 from provision.build.spec import BuildSpec
-from provision.build.state import BuildState, environment_path, require_python
+from provision.build.state import BuildState, libraries_of, require_python, toolkit_of
 from provision.build.toolchain import HERE, Toolchain, jobs_of
+from provision.build.toolkit import Toolkit
 from provision.errors import ConfigError
 from provision.steps import Phase, Plan, Run, Step
 
@@ -34,6 +40,8 @@ class BuildPlan:
         make_environment: commands that make the build environment, in order.
         facts: prints the environment's torch, once it is made.
         fetch: brings the release's source archive into ``work``; for a pinned release only.
+        fetch_toolkit: brings the toolkit's packages into a folder of the cache; None where the
+            toolkit lies on this machine, or none is needed.
         compile: makes the wheel in ``dist``.
         wrapper: the compiler wrapper's text, to be written at ``wrapper_path``.
     """
@@ -48,6 +56,7 @@ class BuildPlan:
     make_environment: tuple[Command, ...]
     facts: Command
     fetch: Command
+    fetch_toolkit: Command | None
     compile: Command
     wrapper: str = field(repr=False)
 
@@ -60,6 +69,16 @@ class BuildPlan:
     def python(self) -> Python:
         """The interpreter the wheel is for."""
         return require_python(self.toolchain)
+
+    @property
+    def toolkit(self) -> Toolkit | None:
+        """What GPU code is compiled with; None for a wheel without any."""
+        return toolkit_of(self.toolchain)
+
+    @property
+    def cuda_home(self) -> Path:
+        """The CUDA_HOME of the compilation: the toolkit, and what it lacks from torch's own."""
+        return self.state.layout.work / "cuda"
 
     @property
     def tree(self) -> Path:
@@ -82,14 +101,32 @@ class BuildPlan:
         return self.state.layout.logs / f"deepspeed-{self.version}-{self.python.tag}.log"
 
 
-def build_string(spec: BuildSpec, source: Source) -> str:
-    """The wheel's local version, which says what it was built for: ``+torch2.13.cpu.x86v3``.
+#: So many ops are told apart by their names; more by a hash of them.
+_NAMED_OPS = 3
 
-    DeepSpeed's default wheel names are the same for every torch, accelerator and CPU.
+
+def build_string(spec: BuildSpec, source: Source, torch_cuda: str = "") -> str:
+    """The wheel's local version, which says what it was built for.
+
+    ``+torch2.13.cpu.x86v3``, ``+torch2.13.cu130.sm80.sm90ptx.x86v3``; then the ops where they are
+    not the default ones (``.cpuadam``, ``.ops7x1f9c20ab``), and a source that is no release.
+    DeepSpeed's default wheel names are the same for every torch, accelerator, CPU and op.
     """
     torch = f"torch{spec.torch.major}.{spec.torch.minor}"
+    device = f"cu{torch_cuda.replace('.', '')}" if spec.accelerator == "cuda" else spec.accelerator
+    archs = (arch_tag(arch) for arch in spec.archs)
     own = () if source.pinned else (f"src{source.sha256[:8]}",)
-    return "+" + ".".join((torch, spec.accelerator, spec.cpu.tag, *own))
+    return "+" + ".".join((torch, device, *archs, spec.cpu.tag, *_ops_tags(spec), *own))
+
+
+def _ops_tags(spec: BuildSpec) -> tuple[str, ...]:
+    if set(spec.op_names) == set(DEFAULT_OPS[spec.accelerator]):
+        return ()
+    if len(spec.op_names) <= _NAMED_OPS:
+        return tuple(name.replace("_", "") for name in spec.op_names)
+    names = hashlib.sha256(",".join(spec.op_names).encode()).hexdigest()
+    # Never a number alone: versions drop the zeros that one starts with.
+    return (f"ops{len(spec.op_names)}x{names[:8]}",)
 
 
 def plan_build(spec: BuildSpec, toolchain: Toolchain, state: BuildState) -> BuildPlan:
@@ -104,33 +141,38 @@ def plan_build(spec: BuildSpec, toolchain: Toolchain, state: BuildState) -> Buil
     python = require_python(toolchain)
     path = environment_path(spec, python, state.layout, state.lock_sha256)
     work = state.layout.work
-    string = build_string(spec, state.source)
+    cuda = toolchain.cuda
+    toolkit = toolkit_of(toolchain)
+    string = build_string(spec, state.source, cuda.torch_cuda if cuda else "")
     jobs = jobs_of(toolchain, spec.jobs)
     pip = pip_environ(state.environ, spec.accelerator)
+    compiling = compile_environ(spec, state.environ, python, path, work, string, jobs)
     version = state.source.version + string
     return BuildPlan(
         spec=spec,
         toolchain=toolchain,
         state=state,
-        steps=_steps(spec, python, state, version, jobs),
+        steps=_steps(spec, toolchain, state, version, jobs),
         version=version,
         jobs=jobs,
         environment_path=path,
         make_environment=environment_commands(spec, python, path, state.lock, pip),
         facts=Command(argv=(python_of(path), "-I", "-c", FACTS), environ=pip),
         fetch=fetch_command(path, work, pip),
+        fetch_toolkit=toolkit_command(path, toolkit, pip) if toolkit and toolkit.lock else None,
         compile=Command(
             argv=(
                 *(python_of(path), "-m", "build", "--wheel", "--no-isolation"),
                 *("--outdir", str(work / "dist"), str(work / "source")),
             ),
-            environ=compile_environ(spec, state.environ, python, path, work, string, jobs),
+            environ={**compiling, **(cuda_environ(spec, compiling, work) if cuda else {})},
             cwd=work / "source",
         ),
         wrapper=isa.wrapper_script(
             level=spec.cpu,
             compiler=toolchain.compiler,
             version=str(toolchain.compiler_version),
+            libraries=libraries_of(spec),
         ),
     )
 
@@ -153,21 +195,25 @@ def _require_buildable(state: BuildState) -> None:
         )
 
 
-def _steps(spec: BuildSpec, python: Python, state: BuildState, version: str, jobs: int) -> Plan:
+def _steps(
+    spec: BuildSpec, toolchain: Toolchain, state: BuildState, version: str, jobs: int
+) -> Plan:
     title = f"build deepspeed {version}"
     if state.published is not None:
         return Plan(title=title)
     publish = _phase("publish", f"write the wheel and its manifest to {spec.out}/", "for deploy")
     if state.kept is not None:
         return Plan(title=title, phases=(publish,))
+    target = f"{' '.join(spec.archs)} and {spec.cpu.name}" if spec.archs else spec.cpu.name
     return Plan(
         title=title,
         phases=(
-            *_environment_phases(spec, python, state),
+            *_environment_phases(spec, require_python(toolchain), state),
+            *_toolkit_phases(toolchain, state),
             *_source_phases(state),
             _phase(
                 "compile",
-                f"compile {', '.join(spec.op_names)} for {spec.cpu.name}, {jobs} at a time",
+                f"compile {', '.join(spec.op_names)} for {target}, {jobs} at a time",
                 "so that no host compiles anything",
             ),
             _phase(
@@ -191,6 +237,17 @@ def _environment_phases(spec: BuildSpec, python: Python, state: BuildState) -> t
             f"none for these in {state.layout.environments}",
         ),
     )
+
+
+def _toolkit_phases(toolchain: Toolchain, state: BuildState) -> tuple[Phase, ...]:
+    if toolchain.cuda is None or toolchain.cuda.toolkit is None:
+        return ()
+    toolkit = toolchain.cuda.toolkit
+    verb = "fetch" if toolkit.lock and not state.toolkit_there else "take"
+    why = f"torch {'has' if toolchain.cuda.torch_read else 'comes with'} CUDA {toolkit.cuda}"
+    if toolkit.cuda != toolchain.cuda.torch_cuda:
+        why = f"it compiles for torch's CUDA {toolchain.cuda.torch_cuda}"
+    return (_phase("toolkit", f"{verb} {toolkit}", why),)
 
 
 def _source_phases(state: BuildState) -> tuple[Phase, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from provision.build import progress
+from provision.build.commands import site_packages, torch_requirement
 from provision.build.environment import (
     MARKER,
     Environment,
@@ -23,6 +24,7 @@ from provision.build.manifest import sha256_of
 from provision.build.plan import BuildPlan
 from provision.build.process import Command, apply_command
 from provision.build.source import apply_unpack
+from provision.build.toolkit import apply_view, missing, read_view
 from provision.errors import BuildError
 
 #: Seconds between two progress lines of one download.
@@ -45,10 +47,65 @@ def apply_environment(plan: BuildPlan, log: IO[str], say: Callable[[str], None])
     locked = _read_report(path / "locked.json")
     (path / "constraints.txt").write_text(constraints_of(locked), encoding="utf-8")
     say(f"installing torch {plan.spec.torch} as pip is configured here")
-    _apply(install_torch, f"pip install torch=={plan.spec.torch}", plan, log, say)
+    _apply(install_torch, f"pip install {torch_requirement(plan.spec)}", plan, log, say)
     environment = _describe(plan, path, locked, log, say)
+    _require_cuda(plan, environment)
     (path / MARKER).write_text(render_marker(environment), encoding="utf-8")
+    _require_expected_cuda(plan, environment)
     return environment
+
+
+def _require_cuda(plan: BuildPlan, environment: Environment) -> None:
+    # Before the environment counts as made: pip, configured otherwise, may bring another torch.
+    if plan.toolchain.cuda is not None and environment.torch_cuda is None:
+        raise BuildError(
+            f"pip install '{torch_requirement(plan.spec)}'",
+            found=f"torch {environment.torch}, which has no CUDA",
+            expected="a torch with CUDA, for --arch " + ";".join(plan.spec.archs),
+            remedy="let pip see an index with CUDA builds, or name one: "
+            f"--torch {plan.spec.torch.public}+cu130",
+        )
+
+
+def _require_expected_cuda(plan: BuildPlan, environment: Environment) -> None:
+    # Toolkit, GPUs and compiler were held against another CUDA than this.
+    cuda = plan.toolchain.cuda
+    if cuda is not None and environment.torch_cuda != cuda.torch_cuda:
+        raise BuildError(
+            f"pip install '{torch_requirement(plan.spec)}'",
+            found=f"torch {environment.torch} with CUDA {environment.torch_cuda}",
+            expected=f"CUDA {cuda.torch_cuda}, which this build was planned for",
+            remedy="run the command again: it now knows which CUDA this torch has",
+        )
+
+
+def apply_cuda_home(
+    plan: BuildPlan, environment: Environment, log: IO[str], say: Callable[[str], None]
+) -> None:
+    """Put together the CUDA_HOME that GPU code is compiled with; nothing for a plan without any.
+
+    Raises:
+        BuildError: pip could not bring the toolkit, or something is missing in it.
+    """
+    toolkit = plan.toolkit
+    if toolkit is None:
+        return
+    if plan.fetch_toolkit is not None and not toolkit.home.is_dir():
+        staging = toolkit.folder.with_name(f"{toolkit.folder.name}.new")
+        shutil.rmtree(staging, ignore_errors=True)  # an interrupted one
+        say(f"fetching {toolkit}")
+        assert toolkit.lock is not None  # fetch_toolkit is the command for it
+        _apply(plan.fetch_toolkit, f"pip install -r {toolkit.lock.name}", plan, log, say)
+        staging.rename(toolkit.folder)
+    links = read_view(toolkit.home, site_packages(environment.path, plan.python))
+    if absent := missing(links):
+        raise BuildError(
+            f"{toolkit} and torch's own packages",
+            found=f"no {', no '.join(absent)}",
+            expected="a whole toolkit between them",
+            remedy="name a whole one with CUDA_HOME, or build with --toolkit pypi",
+        )
+    apply_view(links, plan.cuda_home)
 
 
 def _describe(

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from packaging.version import InvalidVersion, Version
 
 from provision import compat
-from provision.build import isa, ops
+from provision.build import isa, ops, toolkit
+from provision.build.arch import parse_archs
 from provision.errors import ConfigError
 
 #: DeepSpeed releases this version builds: release → sha256 of its source archive. The archive
@@ -20,6 +21,7 @@ RELEASES: Mapping[str, str] = MappingProxyType(
 )
 DEFAULT_RELEASE = "0.19.8"
 DEFAULT_OUT = "wheels"
+ACCELERATORS = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,8 @@ class BuildSpec:
         accelerator: what DeepSpeed is built for (``DS_ACCELERATOR``).
         ops_asked: names of the ops as asked for, sorted.
         ops: those and the ones they need, sorted by name: exactly what the wheel must hold.
-        archs: compute capabilities to compile device code for, such as "8.0" and "9.0+PTX"; empty
-            for an accelerator without device code.
+        archs: what device code is compiled for, canonical: ("8.0", "9.0+PTX"); () for cpu.
+        toolkit: where nvcc comes from: one of toolkit.CHOICES.
         torch: the torch release to build against; a local part (``2.13.0+cpu``) is honoured.
         version: the DeepSpeed release; None when ``source`` says it.
         source: a source tree or archive to build in place of a release.
@@ -44,7 +46,8 @@ class BuildSpec:
     accelerator: str
     ops_asked: tuple[str, ...]
     ops: tuple[ops.Op, ...]
-    archs: tuple[str, ...] = ()
+    archs: tuple[str, ...]
+    toolkit: str
     torch: Version
     version: str | None
     source: Path | None
@@ -61,67 +64,115 @@ class BuildSpec:
 
 def parse_build_spec(
     *,
-    accelerator: str | None,
+    accelerator: str | None = None,
     ops: str | Iterable[str] | None = None,
-    arch: str | None = None,
+    arch: str | Iterable[str] | None = None,
+    toolkit: str | None = None,
     torch: str | None = None,
     version: str | None = None,
     source: str | None = None,
     cpu: str | None = None,
+    native: str | None = None,
     out: str | None = None,
     jobs: int | str | None = None,
     python: str | None = None,
 ) -> BuildSpec:
     """Flags as given (None: not given) → BuildSpec. ``ops`` is a comma list or the names.
 
+    ``native`` is what ``cpu`` "native" means: the CPU level of the machine that builds.
+
     Raises:
         ConfigError: something asked for can't be honoured.
     """
-    accelerator = _parse_accelerator(accelerator)
-    if arch:
-        raise ConfigError(
-            "--arch",
-            found=repr(arch),
-            expected=f"none: the {accelerator} accelerator has no device code",
-            remedy="leave --arch out; this version builds CPU wheels only",
-        )
+    accelerator, archs = _parse_accelerator(accelerator, arch)
     asked, wanted = _parse_ops(ops, accelerator)
     return BuildSpec(
         accelerator=accelerator,
         ops_asked=asked,
         ops=wanted,
-        torch=_parse_torch(torch or compat.TORCH),
+        archs=archs,
+        toolkit=_parse_toolkit(toolkit, accelerator),
+        torch=_parse_torch(torch or compat.TORCH, accelerator),
         version=_parse_release(version, source),
         source=Path(source).expanduser() if source else None,
-        cpu=isa.find_level(cpu or isa.DEFAULT_LEVEL),
+        cpu=_parse_cpu(cpu, native),
         out=Path(out or DEFAULT_OUT).expanduser(),
         jobs=_parse_jobs(jobs),
         python=python or None,
     )
 
 
-def _parse_accelerator(name: str | None) -> str:
+def _parse_accelerator(
+    name: str | None, arch: str | Iterable[str] | None
+) -> tuple[str, tuple[str, ...]]:
     # No default: guessing from this machine is how a login node without a GPU yields a CPU wheel
-    # for a GPU cluster (DeepSpeed's own default does exactly that).
+    # for a GPU cluster (DeepSpeed's own default does exactly that). A list of GPUs says it.
+    name = name or ("cuda" if arch else None)
     if not name:
         raise ConfigError(
             "--accelerator",
             found="nothing",
-            expected="cpu",
+            expected="--arch (GPUs: --arch 8.0, --arch A100,H100), or --accelerator cpu",
             remedy="say what the hosts train on; it is never guessed from this machine",
         )
-    if name == "cuda":
+    if name not in ACCELERATORS:
         raise ConfigError(
             "--accelerator",
-            found="cuda",
-            expected="cpu",
-            remedy="this version builds CPU wheels only",
+            found=repr(name),
+            expected=" or ".join(ACCELERATORS),
+            remedy="name one of them",
         )
-    if name != "cpu":
+    if name == "cpu" and arch:
         raise ConfigError(
-            "--accelerator", found=repr(name), expected="cpu", remedy="name that accelerator"
+            "--arch",
+            found=f"{arch!r} beside --accelerator cpu",
+            expected="one of the two: the cpu accelerator has no device code",
+            remedy="leave --accelerator out for a CUDA wheel, or --arch for a CPU wheel",
+        )
+    if name == "cuda" and not arch:
+        raise ConfigError(
+            "--arch",
+            found="nothing beside --accelerator cuda",
+            expected="the hosts' GPUs, as in --arch '8.0;9.0+PTX' or --arch A100,H100",
+            remedy="name them, or give --hosts: DeepSpeed's own default list is one that no "
+            "current nvcc compiles",
+        )
+    return name, parse_archs(arch) if arch else ()
+
+
+def _parse_toolkit(name: str | None, accelerator: str) -> str:
+    if name and accelerator == "cpu" and name != toolkit.CHOICES[0]:
+        raise ConfigError(
+            "--toolkit",
+            found=f"{name} for the cpu accelerator",
+            expected="nothing: a CPU wheel is compiled without a CUDA toolkit",
+            remedy="leave it out",
+        )
+    name = name or toolkit.CHOICES[0]
+    if name not in toolkit.CHOICES:
+        raise ConfigError(
+            "--toolkit",
+            found=repr(name),
+            expected=" or ".join(toolkit.CHOICES),
+            remedy="auto takes CUDA_HOME where it fits torch, else nvcc's packages",
         )
     return name
+
+
+def _parse_cpu(name: str | None, native: str | None) -> isa.Level:
+    if name == "native":
+        if native is None:
+            raise ConfigError(
+                "--cpu",
+                found="native, on a machine whose CPU level could not be read",
+                expected=" or ".join(isa.LEVELS),
+                remedy="name the level",
+            )
+        name = native
+    if name in (None, "", "auto"):
+        name = isa.DEFAULT_LEVEL
+    short = {level.removeprefix("x86-64-"): level for level in isa.LEVELS}
+    return isa.find_level(short.get(str(name), str(name)))
 
 
 def _parse_ops(
@@ -132,6 +183,8 @@ def _parse_ops(
     elif isinstance(names, str):
         names = [part.strip() for part in names.split(",")]
     asked = tuple(sorted({name for name in names if name}))
+    if ops.ALL in asked:
+        return (ops.ALL,), ops.find_ops(ops.buildable(accelerator), accelerator)
     if not asked:
         raise ConfigError(
             "--ops",
@@ -142,9 +195,9 @@ def _parse_ops(
     return asked, ops.find_ops(asked, accelerator)
 
 
-def _parse_torch(text: str) -> Version:
+def _parse_torch(text: str, accelerator: str) -> Version:
     try:
-        return Version(text)
+        version = Version(text)
     except InvalidVersion:
         raise ConfigError(
             "--torch",
@@ -152,6 +205,14 @@ def _parse_torch(text: str) -> Version:
             expected=f"one release, such as {compat.TORCH}",
             remedy="give the exact version that the hosts run; a wheel fits one torch only",
         ) from None
+    if accelerator == "cuda" and version.local and not version.local.startswith("cu"):
+        raise ConfigError(
+            "--torch",
+            found=text,
+            expected=f"a torch with CUDA, such as {version.public} or {version.public}+cu130",
+            remedy="or leave --arch out and say --accelerator cpu",
+        )
+    return version
 
 
 def _parse_release(version: str | None, source: str | None) -> str | None:

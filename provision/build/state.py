@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from provision.build import isa
 from provision.build.cache import Layout, key_of, read_kept_wheel
-from provision.build.environment import Environment, read_environment
+from provision.build.environment import LOCK, Environment, environment_path, read_environment
 from provision.build.interpreter import Python
 from provision.build.manifest import WheelManifest, read_manifest, sha256_of
 from provision.build.source import Source, read_source
 from provision.build.spec import BuildSpec
 from provision.build.toolchain import Toolchain
+from provision.build.toolkit import Toolkit
 from provision.errors import ConfigError
-
-#: The build environment's tools, with hashes.
-LOCK = Path(__file__).parents[2] / "locks" / "build.lock"
 
 #: Compiler and linker flags beside DeepSpeed's own. Debug data is 97 % of an op's size; the
 #: prefix map keeps this machine's paths out of the binary, so that two builds agree to the byte.
 STRIP = "-Wl,--strip-debug"
 PREFIX_MAP = "-ffile-prefix-map"
+#: nvcc names temporary files and symbols at random, and writes both into the object.
+NVCC_FLAGS = ("--objdir-as-tempdir", "--frandom-seed=deepspeed")
 #: What stands in the binary for the source, site-packages and Python's headers, in this order.
 MAPPED = ("/deepspeed", "/site-packages", "/python")
 #: Timestamps within the wheel: the first that zip can hold.
@@ -38,6 +38,7 @@ class BuildState:
         environ: the user's environment variables.
         environment: the complete build environment, if there is one for this spec.
         archive: the release's source archive, if it is in the cache.
+        toolkit_there: whether the toolkit's packages need no fetching.
         published: the very wheel asked for, if it lies in the out folder.
         kept: the very wheel asked for, if it lies in the cache.
     """
@@ -49,6 +50,7 @@ class BuildState:
     environ: Mapping[str, str] = field(repr=False)
     environment: Environment | None = None
     archive: Path | None = None
+    toolkit_there: bool = False
     published: WheelManifest | None = None
     kept: WheelManifest | None = None
 
@@ -64,6 +66,7 @@ def read_state(spec: BuildSpec, toolchain: Toolchain, cache: Path) -> BuildState
     lock_sha256 = sha256_of(LOCK)
     python = require_python(toolchain)
     environment = read_environment(environment_path(spec, python, layout, lock_sha256))
+    toolkit = toolkit_of(toolchain)
     published = kept = None
     if environment is not None:
         key = wheel_key(spec, source, toolchain, environment, lock_sha256)
@@ -77,6 +80,7 @@ def read_state(spec: BuildSpec, toolchain: Toolchain, cache: Path) -> BuildState
         environ=dict(os.environ),
         environment=environment,
         archive=archive if source.pinned and archive.is_file() else None,
+        toolkit_there=toolkit is not None and toolkit.home.is_dir(),
         published=published,
         kept=kept,
     )
@@ -111,18 +115,14 @@ def require_python(toolchain: Toolchain) -> Python:
     return toolchain.python
 
 
-def environment_path(spec: BuildSpec, python: Python, layout: Layout, lock_sha256: str) -> Path:
-    """Where the build environment of a spec lies, complete or not."""
-    facts = {
-        "lock": lock_sha256,
-        "python": [python.executable, str(python.version)],
-        "torch": str(spec.torch),
-    }
-    name = f"{python.tag}-torch{spec.torch}"
-    if spec.accelerator != "cpu":
-        facts["accelerator"] = spec.accelerator
-        name += f"-{spec.accelerator}"
-    return layout.environments / f"{name}-{key_of(facts)[:12]}"
+def toolkit_of(toolchain: Toolchain) -> Toolkit | None:
+    """The toolkit that a wheel is compiled with; None for a wheel without device code."""
+    return toolchain.cuda.toolkit if toolchain.cuda else None
+
+
+def libraries_of(spec: BuildSpec) -> dict[str, tuple[str, ...]]:
+    """Module file → flags that only its own link gets."""
+    return {PurePosixPath(op.module_path).name: op.ldflags for op in spec.ops if op.ldflags}
 
 
 def wheel_key(
@@ -149,19 +149,22 @@ def wheel_facts(
         level=spec.cpu,
         compiler=toolchain.compiler,
         version=str(toolchain.compiler_version),
+        libraries=libraries_of(spec),
     )
+    toolkit = toolkit_of(toolchain)
     return {
         "accelerator": spec.accelerator,
+        "archs": list(spec.archs),
         "compiler": [toolchain.compiler_name, wrapper],
         "cpu": spec.cpu.name,
         "epoch": EPOCH,
         # Not of the wheel's content, but of what its manifest can promise.
         "isa_checked": bool(toolchain.objdump),
-        "flags": [STRIP, PREFIX_MAP, *MAPPED],
-        "libraries": [flag for op in spec.ops for flag in op.ldflags],
+        "flags": [STRIP, PREFIX_MAP, *MAPPED, *NVCC_FLAGS],
         "lock": lock_sha256,
         "ops": list(spec.op_names),
         "python": require_python(toolchain).tag,
         "source": source.sha256,
+        "toolkit": dict(toolkit.parts) if toolkit else None,
         "torch": [environment.torch, torch.sha256],
     }

@@ -11,8 +11,18 @@ from pathlib import Path, PurePosixPath
 from invoke.context import Context
 from packaging.version import InvalidVersion, Version
 
+from provision.build import isa
+from provision.build.cache import Layout
+from provision.build.environment import (
+    LOCK,
+    environment_path,
+    expected_torch_cuda,
+    read_environment,
+)
 from provision.build.interpreter import PYTHON_FACTS, Python, parse_python
+from provision.build.manifest import sha256_of
 from provision.build.spec import BuildSpec
+from provision.build.toolkit import Toolkit, choose_toolkit, missing, read_toolkits, read_view
 
 GIB = 2**30
 #: What one compiler process takes at worst, in bytes: a file that includes all of torch's headers
@@ -20,6 +30,27 @@ GIB = 2**30
 COMPILER_BYTES = 2 * GIB
 #: The name of this machine in findings and plans.
 HERE = "this machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaFacts:
+    """torch's CUDA, and the toolkits there are for it.
+
+    Attributes:
+        torch_cuda: torch's CUDA version, such as "13.0"; "" when unknown.
+        torch_read: it was read from the torch in the build environment; else it is what the
+            release is known to bring, and is read once that torch is there.
+        toolkits: every toolkit there is, in the order they are taken in.
+        toolkit: the one to build with; None when none is of the kind asked for and fits torch.
+        missing: of what a build needs, the parts that neither the toolkit nor torch's own packages
+            hold; known once both are there.
+    """
+
+    torch_cuda: str
+    torch_read: bool
+    toolkits: tuple[Toolkit, ...]
+    toolkit: Toolkit | None
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +66,7 @@ class Toolchain:
         cpu_flags: of /proc/cpuinfo.
         headers: of the ones that the asked ops need, those that the compiler finds.
         objdump: its path.
+        cuda: what GPU code is compiled with; None for the cpu accelerator.
     """
 
     machine: str
@@ -49,6 +81,7 @@ class Toolchain:
     cpu_flags: frozenset[str]
     headers: frozenset[str]
     objdump: str
+    cuda: CudaFacts | None = None
 
     @property
     def compiler_name(self) -> str:
@@ -62,10 +95,11 @@ def read_toolchain(c: Context, spec: BuildSpec, cache: Path) -> Toolchain:
     asked_compiler = os.environ.get("CXX") or "g++"
     compiler = _read(c, f"command -v {shlex.quote(asked_compiler)}").strip()
     cpuinfo = _read(c, "grep -m1 ^flags /proc/cpuinfo")
+    python = parse_python(_read(c, shlex.join([asked_python, "-I", "-c", PYTHON_FACTS])))
     return Toolchain(
         machine=_read(c, "uname -m").strip(),
         asked_python=asked_python,
-        python=parse_python(_read(c, shlex.join([asked_python, "-I", "-c", PYTHON_FACTS]))),
+        python=python,
         asked_compiler=asked_compiler,
         compiler=compiler,
         compiler_version=_read_gcc_version(c, compiler) if compiler else None,
@@ -79,6 +113,40 @@ def read_toolchain(c: Context, spec: BuildSpec, cache: Path) -> Toolchain:
             op.header for op in spec.ops if op.header and _read_header(c, compiler, op.header)
         ),
         objdump=_read(c, "command -v objdump").strip(),
+        cuda=_read_cuda(c, spec, python, cache) if spec.accelerator == "cuda" else None,
+    )
+
+
+def read_native_level(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The CPU level of this machine, which ``--cpu native`` means; None when it has none."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    level = isa.highest_level(flags.partition(":")[2].split())
+    return level.name if level else None
+
+
+def _read_cuda(c: Context, spec: BuildSpec, python: Python | None, cache: Path) -> CudaFacts:
+    layout = Layout(root=cache.absolute())
+    path = environment_path(spec, python, layout, sha256_of(LOCK)) if python else None
+    environment = read_environment(path) if path else None
+    torch_cuda = expected_torch_cuda(spec.torch)
+    if environment is not None:
+        torch_cuda = environment.torch_cuda or ""
+    toolkits = read_toolkits(lambda command: _read(c, command), os.environ, torch_cuda, cache)
+    toolkit = choose_toolkit(spec.toolkit, toolkits, torch_cuda) if torch_cuda else None
+    absent: tuple[str, ...] = ()
+    if environment and toolkit and toolkit.home.is_dir():
+        packages = next(environment.path.glob("lib/python*/site-packages"))
+        absent = missing(read_view(toolkit.home, packages))
+    return CudaFacts(
+        torch_cuda=torch_cuda,
+        torch_read=environment is not None,
+        toolkits=toolkits,
+        toolkit=toolkit,
+        missing=absent,
     )
 
 

@@ -62,6 +62,11 @@ class Toolkit:
         return f"{version.major}.{version.minor}"
 
     @property
+    def folder(self) -> Path:
+        """For packages: the folder of the cache that holds these and nothing else."""
+        return self.home.parents[1]
+
+    @property
     def kind(self) -> str:
         """What ``--toolkit`` calls it."""
         return "pypi" if self.lock else "system"

@@ -80,17 +80,18 @@ def test_compilation_is_pinned_down(make_toolchain, make_state) -> None:
         "CFLAGS": "-ffile-prefix-map=/cache/work/source=/deepspeed "
         f"-ffile-prefix-map={env}/lib/python3.11/site-packages=/site-packages "
         "-ffile-prefix-map=/usr/include/python3.11=/python",
-        "LDFLAGS": "-Wl,--strip-debug -Wl,--no-as-needed -laio",
+        "LDFLAGS": "-Wl,--strip-debug",
         "MAX_JOBS": "8",
         "DS_ENABLE_NINJA": "1",
         "DS_ACCELERATOR": "cpu",
-        "DS_BUILD_STRING": "+torch2.13.cpu.x86v3",
+        "DS_BUILD_STRING": "+torch2.13.cpu.x86v3.asyncio.cpuadam.pinmemory",
         "DS_BUILD_OPS": "0",
         "DS_BUILD_AIO": "1",
         "DS_BUILD_CPU_ADAM": "1",
         "DS_BUILD_PIN_MEMORY": "1",
     }
     assert "-march=native) arg=-march=x86-64-v3" in plan.wrapper
+    assert '"/async_io_op."*) set -- "$@" -laio' in plan.wrapper
 
 
 def test_pip_keeps_the_users_configuration_and_loses_what_would_mislead_it(
