@@ -6,7 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +14,7 @@ from packaging.utils import parse_wheel_filename
 
 from provision.build import progress
 from provision.build.audit import Audit, apply_audit
-from provision.build.cache import apply_copy, apply_lock
+from provision.build.cache import apply_copy, apply_facts, apply_lock, key_of
 from provision.build.commands import site_packages
 from provision.build.environment import Environment, read_environment
 from provision.build.manifest import WheelManifest, apply_manifest, sha256_of
@@ -26,7 +26,8 @@ from provision.build.provide import (
     apply_source,
     error_since,
 )
-from provision.build.state import read_wheels_of, wheel_key
+from provision.build.state import read_wheels_of, wheel_facts
+from provision.build.tree import apply_finished, apply_room, apply_tidy, objects_key
 from provision.errors import BuildError
 
 
@@ -71,8 +72,12 @@ def _ready(
 
 
 def _key(plan: BuildPlan, environment: Environment) -> str:
+    return key_of(_facts(plan, environment))
+
+
+def _facts(plan: BuildPlan, environment: Environment) -> dict[str, object]:
     lock_sha256 = plan.state.lock_sha256
-    return wheel_key(plan.spec, plan.source, plan.toolchain, environment, lock_sha256)
+    return wheel_facts(plan.spec, plan.source, plan.toolchain, environment, lock_sha256)
 
 
 def _cached(wheel: WheelManifest) -> WheelManifest:
@@ -90,33 +95,36 @@ def _build(
     plan: BuildPlan, environment: Environment, log: IO[str], say: Callable[[str], None]
 ) -> WheelManifest:
     """Compile and audit in ``work``; keep the finished wheel in the cache, and publish it."""
-    work = plan.state.layout.work
-    folder = plan.state.layout.wheels / _key(plan, environment)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    layout, facts = plan.state.layout, _facts(plan, environment)
+    objects = objects_key(facts, environment.path)
+    if apply_room(layout, objects):
+        say("objects of the build before are here: compiling what changed since")
     apply_source(plan, log, say)
     apply_cuda_home(plan, environment, log, say)
-    wheel = _compiled(plan, log, say)
+    wheel = _compiled(plan, log, say, lambda: apply_finished(layout, objects))
     audit = apply_audit(
         wheel,
         spec=plan.spec,
         python=plan.python.executable,
         torch_packages=site_packages(environment.path, plan.python),
         objdump=plan.toolchain.objdump,
-        places=(plan.state.layout.root, Path(plan.python.header).parent),
-        work=work,
+        places=(layout.root, Path(plan.python.header).parent),
+        work=layout.work,
         log=log,
         say=say,
     )
     manifest = _manifest(plan, environment, wheel, audit)
-    _keep(wheel, manifest, folder)
-    shutil.rmtree(work, ignore_errors=True)
+    folder = layout.wheels / key_of(facts)
+    _keep(wheel, manifest, facts, folder)
+    apply_tidy(layout)
     apply_copy(manifest, source=folder, target=plan.spec.out)
     say(f"wrote {plan.spec.out / manifest.wheel}")
     return manifest
 
 
-def _compiled(plan: BuildPlan, log: IO[str], say: Callable[[str], None]) -> Path:
+def _compiled(
+    plan: BuildPlan, log: IO[str], say: Callable[[str], None], finished: Callable[[], None]
+) -> Path:
     plan.wrapper_path.parent.mkdir()
     plan.wrapper_path.write_text(plan.wrapper, encoding="utf-8")
     plan.wrapper_path.chmod(0o755)
@@ -139,6 +147,8 @@ def _compiled(plan: BuildPlan, log: IO[str], say: Callable[[str], None]) -> Path
         on_line=heard,
         on_idle=lambda seconds: say(f"{state or 'compiling'}: {seconds:.0f} s"),
     )
+    if status >= 0:  # well or not: nothing was cut short by a signal
+        finished()
     wheels = sorted(plan.dist.glob("*.whl"))
     if status != 0 or len(wheels) != 1:
         raise BuildError(
@@ -185,12 +195,13 @@ def _manifest(
     )
 
 
-def _keep(wheel: Path, manifest: WheelManifest, folder: Path) -> None:
+def _keep(wheel: Path, manifest: WheelManifest, facts: Mapping[str, object], folder: Path) -> None:
     # Made beside its place and moved there as a whole: a key's folder is complete or absent.
     staging = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     wheel.replace(staging / wheel.name)
     apply_manifest(manifest, staging)
+    apply_facts(facts, staging)
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     staging.rename(folder)

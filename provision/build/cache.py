@@ -16,6 +16,9 @@ from provision.build import manifest
 from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
 
+#: Beside a kept wheel: what its key was made of.
+_FACTS = "key.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -39,8 +42,13 @@ class Layout:
 
     @property
     def work(self) -> Path:
-        """The build at hand; emptied before each."""
+        """The build at hand."""
         return self.root / "work"
+
+    @property
+    def tree(self) -> Path:
+        """The source that is compiled, and the objects that the build before left in it."""
+        return self.work / "source"
 
     @property
     def wheels(self) -> Path:
@@ -80,6 +88,32 @@ def cache_dir(environ: Mapping[str, str]) -> Path:
 def key_of(facts: Mapping[str, object]) -> str:
     """A name for whatever these facts decide: the sha256 of their JSON, keys sorted."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def apply_facts(facts: Mapping[str, object], folder: Path) -> None:
+    """Write down beside a kept wheel what its key was made of."""
+    (folder / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def read_nearest(layout: Layout, facts: Mapping[str, object]) -> tuple[str, tuple[str, ...]] | None:
+    """The kept wheel whose key differs in the fewest parts: its name, and those parts.
+
+    None when the cache holds no wheel. Of several as near, the newest.
+    """
+    found: list[tuple[int, float, str, tuple[str, ...]]] = []
+    for path in layout.wheels.glob(f"[!.]*/{_FACTS}"):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        # Through JSON, as the kept ones came: there a tuple is a list.
+        wanted = json.loads(json.dumps(facts))
+        names = kept.keys() | wanted.keys()
+        parts = tuple(sorted(name for name in names if kept.get(name) != wanted.get(name)))
+        wheels = sorted(one.name for one in path.parent.glob("*.whl"))
+        if wheels:
+            found.append((len(parts), -path.stat().st_mtime, wheels[0], parts))
+    return (min(found)[2], min(found)[3]) if found else None
 
 
 @contextlib.contextmanager

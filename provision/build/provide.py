@@ -23,8 +23,8 @@ from provision.build.failure import first_error
 from provision.build.manifest import sha256_of
 from provision.build.plan import BuildPlan
 from provision.build.process import Command, apply_command
-from provision.build.source import apply_unpack
 from provision.build.toolkit import apply_view, missing, read_view
+from provision.build.tree import apply_tree
 from provision.errors import BuildError
 
 #: Seconds between two progress lines of one download.
@@ -144,7 +144,7 @@ def apply_source(plan: BuildPlan, log: IO[str], say: Callable[[str], None]) -> N
     source = plan.source
     origin = source.path or plan.state.archive or _fetched(plan, log, say)
     say(f"unpacking {source.name}")
-    apply_unpack(origin, plan.tree)
+    apply_tree(origin, plan.state.layout)
 
 
 def _fetched(plan: BuildPlan, log: IO[str], say: Callable[[str], None]) -> Path:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from provision.build.cache import Layout, apply_copy, apply_lock, cache_dir, key_of, read_kept_wheel
+from provision.build.cache import (
+    Layout,
+    apply_copy,
+    apply_facts,
+    apply_lock,
+    cache_dir,
+    key_of,
+    read_kept_wheel,
+    read_nearest,
+)
 from provision.build.manifest import apply_manifest, sha256_of
 from provision.errors import ConfigError
 
@@ -72,3 +81,26 @@ def test_copy_is_whole_and_a_damaged_copy_is_no_wheel(tmp_path: Path, make_manif
     assert len(list(out.iterdir())) == 2
     (out / wheel.name).write_bytes(b"half")
     assert read_kept_wheel(out) is None
+
+
+def keep(layout: Layout, key: str, facts: dict[str, object], *, wheel: str = "deepspeed-1.whl"):
+    folder = layout.wheels / key
+    folder.mkdir(parents=True)
+    (folder / wheel).touch()
+    apply_facts(facts, folder)
+
+
+def test_the_nearest_wheel_and_what_keeps_it_from_being_the_one(tmp_path: Path) -> None:
+    layout = Layout(root=tmp_path)
+    wanted = {"ops": ("cpu_adam", "utils"), "cpu": "x86-64-v3", "torch": ["2.13.0", "ab"]}
+    assert read_nearest(layout, wanted) is None
+    keep(layout, "far", {**wanted, "ops": ["cpu_adam"], "cpu": "x86-64-v4"}, wheel="far.whl")
+    keep(layout, "near", {**wanted, "ops": ["cpu_adam"]}, wheel="near.whl")
+    keep(layout, ".half", dict(wanted))
+    (layout.wheels / "near" / "broken").touch()
+    assert read_nearest(layout, wanted) == ("near.whl", ("ops",))
+    # A part that an older version did not have in its key is a difference too.
+    keep(layout, "old", {"ops": ["cpu_adam", "utils"], "cpu": "x86-64-v3"})
+    assert read_nearest(layout, wanted)[1] in [("ops",), ("torch",)]
+    (layout.wheels / "near" / "key.json").write_text("{")
+    assert read_nearest(layout, wanted) == ("deepspeed-1.whl", ("torch",))
