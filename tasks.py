@@ -14,7 +14,7 @@ from invoke import Collection, Context, task
 from provision import show
 from provision.build.apply import apply_build
 from provision.build.cache import Layout, cache_dir
-from provision.build.compare import compare_toolchain
+from provision.build.compare import compare_toolchain, without_missing
 from provision.build.consistency import compare_inspection, read_manifest_beside
 from provision.build.inspect import read_inspection, read_objdump
 from provision.build.manifest import read_wheel, read_wheels
@@ -23,7 +23,7 @@ from provision.build.plan import plan_build
 from provision.build.shelf import COLUMNS, read_shelf
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
-from provision.build.toolchain import read_toolchain
+from provision.build.toolchain import read_native_level, read_toolchain
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
@@ -55,10 +55,13 @@ HELP = {
     "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
     "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
     "answer_timeout": "seconds that a host may take to tell what it is (default 60)",
-    "accelerator": "what the hosts train on: cpu (never guessed from this machine)",
-    "ops": "ops to compile into the wheel, by DeepSpeed's names (default: cpu_adam,shm_comm)",
-    "arch": "GPU architectures, as in 8.0;9.0+PTX (CUDA wheels: not in this version)",
-    "cpu": "CPU level, such as x86-64-v3 (default auto: the lowest of --hosts, else x86-64-v3)",
+    "accelerator": "cuda (which --arch implies) or cpu; never guessed from this machine",
+    "ops": "ops to compile, by DeepSpeed's names, or all (default for cuda: "
+    "cpu_adam,fused_adam,utils; cpu: cpu_adam,shm_comm; NVMe offload is async_io, not utils)",
+    "arch": "GPUs to compile for: '8.0;9.0+PTX', or names: A100,H100",
+    "toolkit": "nvcc from: auto (CUDA_HOME where it fits torch, else packages), system, pypi",
+    "cpu": "x86-64-v2, -v3, -v4, native (this machine's level), or auto: the lowest of --hosts, "
+    "else x86-64-v3 (the default)",
     "torch": "torch release to build against; a wheel fits one release only",
     "version": "DeepSpeed release to build",
     "source": "a DeepSpeed source folder or archive in place of a release",
@@ -87,6 +90,7 @@ BUILD = (
     "accelerator",
     "ops",
     "arch",
+    "toolkit",
     "cpu",
     "torch",
     "version",
@@ -181,6 +185,7 @@ def built_here(out, spec, targets):
     """The wheel, built on this machine."""
     cache = cache_dir(os.environ)
     toolchain = read_toolchain(Context(), spec, cache)
+    spec = without_missing(spec, toolchain)
     out.require(compare_toolchain(spec, toolchain))
     require_fit(out, spec, targets, toolchain.python.tag)
     plan = plan_build(spec, toolchain, read_state(spec, toolchain, cache))
@@ -213,7 +218,7 @@ def build_deepspeed(out, s):
     """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
     targets = targets_of(out, s)
     flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, targets)
-    spec = parse_build_spec(**flags, out=str(s.wheels))
+    spec = parse_build_spec(**flags, native=read_native_level(), out=str(s.wheels))
     manifest = built_on(out, s, spec, targets, flags) if s.on else built_here(out, spec, targets)
     out.require(compare_built(targets, manifest))
     out.built(s.wheels, manifest)
@@ -237,6 +242,16 @@ def wheels(out, s):
     found = read_shelf(s.wheels, Layout(root=cache_dir(os.environ)))
     out.add(folder=str(s.wheels), wheels=[one.as_json(now) for one in found])
     out.table(COLUMNS, [one.row(now) for one in found])
+
+
+@command(*BUILD)
+def toolchain(out, s):
+    """Show what a wheel would be built with here, and everything that would stop the build."""
+    flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, None)
+    flags["accelerator"] = s.accelerator or (None if s.arch else "cpu")
+    spec = parse_build_spec(**flags, native=read_native_level())
+    found = read_toolchain(Context(), spec, cache_dir(os.environ))
+    out.report(compare_toolchain(without_missing(spec, found), found), full=True)
 
 
 @command(*FLEET)
@@ -307,6 +322,6 @@ def demo(_, folder=None, keep=False, json=False):
 
 
 ns = Collection(
-    build_deepspeed, inspect_wheel, wheels, hosts, parity, deploy, preflight, train, demo
+    build_deepspeed, toolchain, inspect_wheel, wheels, hosts, parity, deploy, preflight, train, demo
 )
 ns.configure({"zerofleet": DEFAULTS})

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "accelerator": None,
     "ops": None,
     "arch": None,
+    "toolkit": "auto",
     "version": None,
     "source": None,
     "python": None,
@@ -73,6 +74,7 @@ class Settings:
     accelerator: str | None
     ops: str | None
     arch: str | None
+    toolkit: str
     version: str | None
     source: str | None
     python: str | None
