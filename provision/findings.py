@@ -67,6 +67,11 @@ class Report:
         return tuple(f for f in self.findings if f.fails)
 
     @property
+    def telling(self) -> tuple[Finding, ...]:
+        """The failing findings and the warnings, in order."""
+        return tuple(f for f in self.findings if f.fails or f.level is Level.WARN)
+
+    @property
     def ok(self) -> bool:
         """Whether nothing fails."""
         return not self.failing

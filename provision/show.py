@@ -70,7 +70,7 @@ class Answer:
         _console().print(table)
 
     def report(self, report: Report, *, full: bool = False) -> None:
-        """Findings: as a table with ``full``, else only what fails, a line each.
+        """Findings: as a table with ``full``, else what fails or warns, a line each.
 
         The command's exit code becomes the report's if that is worse than what it was.
         """
@@ -87,7 +87,9 @@ class Answer:
             )
         if full and report.ok:
             self.text(f"ok: {len(report.findings)} findings, none of them fails")
-        for hosts, finding in merged(report.failing):
+        # A table has shown the warnings.
+        said = report.failing if full else report.telling
+        for hosts, finding in merged(said):
             self.say(f"{finding.level}: {hosts}{finding!s}")
 
     def require(self, report: Report) -> None:

@@ -87,7 +87,7 @@ def test_equal_findings_of_two_hosts_are_one_line_and_two_rows(capsys):
 def test_what_only_warns_does_not_fail(capsys):
     report = Report(findings=(finding(Level.WARN),))
     code, out, err = run(lambda o: o.require(report), capsys)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "warn: node1: driver: found 535, expected 580: upgrade it\n")
     assert json.loads(out)["ok"] is True
 
 
