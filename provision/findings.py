@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from provision import errors
+from provision.names import fold
 
 
 class Level(StrEnum):
@@ -91,9 +92,9 @@ class Report:
 
 
 def merged(findings: Iterable[Finding]) -> tuple[tuple[str, Finding], ...]:
-    """Findings that say the same of several hosts as one row: (``node1,node2``, finding)."""
+    """Findings that say the same of several hosts as one row: (``node[1-4]``, finding)."""
     rows: dict[Finding, list[str]] = {}
     for finding in findings:
         key = Finding(**{**finding.__dict__, "host": ""})
         rows.setdefault(key, []).append(finding.host)
-    return tuple((",".join(dict.fromkeys(hosts)), key) for key, hosts in rows.items())
+    return tuple((fold(hosts), key) for key, hosts in rows.items())

@@ -15,13 +15,23 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Values and facts of the whole house. They import nothing but one another.
-SHARED = {"errors", "findings", "steps", "script", "compat", "settings", "inventory", "talk"}
+SHARED = {
+    "errors",
+    "findings",
+    "steps",
+    "script",
+    "compat",
+    "settings",
+    "inventory",
+    "names",
+    "talk",
+}
 STAGES = {"build", "hosts", "deploy", "launch", "demo"}
 #: What a stage may read of another: the one way that data goes.
 EDGES = {
     "build": set(),
     "hosts": {"build.manifest"},  # parity holds hosts against a wheel
-    "deploy": {"build.manifest", "hosts"},
+    "deploy": {"build.manifest", "build.extra", "hosts"},
     "launch": {"hosts"},
     "demo": set(),  # it types the user's commands
 }
