@@ -31,6 +31,7 @@ from provision.fleet import connected, error_report
 from provision.hosts.facts import gather_facts
 from provision.hosts.fit import Wanted, compare_built, compare_wanted, require_python
 from provision.hosts.here import read_here
+from provision.hosts.nics import choose_ways
 from provision.hosts.parity import compare
 from provision.hosts.preflight import evaluate
 from provision.hosts.ready import gather_ready
@@ -43,6 +44,7 @@ from provision.launch.prepare import (
     make_run_hosts,
     make_run_spec,
     make_wanted,
+    read_flags,
     read_new_run_id,
     read_run_recipe,
 )
@@ -100,6 +102,7 @@ BUILD = (
 )
 FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
 WHEEL = ("wheel", "wheels")
+TRAIN = ("zero", "offload", "recipe", "set")
 RUN = ("model", "data", "output", "master_addr", "master_port")
 
 
@@ -145,14 +148,16 @@ def facts_of(out, fleet, peers=()):
     return gathered.facts
 
 
-def ready_of(out, s, fleet, env):
+def ready_of(out, s, fleet, env, recipe):
     """The run's hosts, what it wants of them, and what preflight found there."""
-    addresses = [fleet.address(host) for host in fleet.inventory.labels[:2]]
-    facts = facts_of(out, fleet, addresses)
-    hosts = make_run_hosts(fleet.inventory, facts, env.manifest.accelerator, addresses)
-    wanted = make_wanted(s, hosts, addresses[0], env.manifest.accelerator, env.name)
+    found = fleet.fan_out(lambda remote: str(remote.cxn.host))
+    out.require(error_report(found))
+    facts = facts_of(out, fleet, list(found.values()))
+    ways = choose_ways(facts, found)
+    hosts = make_run_hosts(fleet.inventory, facts, env.manifest.accelerator, ways)
+    wanted = make_wanted(s, hosts, found[hosts[0].name], ways, env.proof, recipe)
     rows = (CHECKOUT / "trainer" / "rows.py").read_text(encoding="utf-8")
-    report = evaluate(wanted, facts, gather_ready(fleet, wanted, rows))
+    report = evaluate(wanted, facts, ways, gather_ready(fleet, wanted, rows, out.say))
     return hosts, wanted, report, clock_offsets(facts)
 
 
@@ -288,23 +293,24 @@ def deploy(out, s):
     out.deployed(deployed(spec, plan, facts))
 
 
-@command(*FLEET, *WHEEL, *RUN)
+@command(*FLEET, *WHEEL, *RUN, *TRAIN)
 def preflight(out, s):
-    """Ask every host whether a run could start now: environment, GPUs, port, paths, data rows."""
+    """Ask every host, and the network between them, whether this run could start now."""
+    recipe = read_flags(s)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with fleet_of(s) as fleet:
-        _, _, report, _ = ready_of(out, s, fleet, env)
+        _, _, report, _ = ready_of(out, s, fleet, env, recipe)
     out.report(report, full=True)
 
 
-@command(*FLEET, *WHEEL, *RUN, "zero", "offload", "recipe", "set", "runs", "dry_run")
+@command(*FLEET, *WHEEL, *RUN, *TRAIN, "runs", "dry_run")
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
     code = read_code_files(CHECKOUT)
     recipe = read_run_recipe(s, code)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with fleet_of(s) as fleet:
-        hosts, wanted, report, clocks = ready_of(out, s, fleet, env)
+        hosts, wanted, report, clocks = ready_of(out, s, fleet, env, recipe)
         out.require(report)
         spec = make_run_spec(s, wanted, hosts, read_new_run_id(), recipe, code)
         launch = plan_launch(spec, code, script_argv)

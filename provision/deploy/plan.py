@@ -101,17 +101,9 @@ def _install(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
 
 
 def _prove(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
-    args = {
-        "name": spec.name,
-        "torch": spec.manifest.torch,
-        "accelerator": spec.manifest.accelerator,
-        "ops": list(spec.manifest.ops),
-        "wheel": spec.manifest.wheel,
-        "wheel_sha256": spec.manifest.sha256,
-    }
     python = f"{env_path(spec, facts)}/bin/python"
     title = f"load {', '.join(spec.manifest.ops)} with JIT off, torch {spec.manifest.torch}"
-    do = Run(argv=script_argv("prove", [json.dumps(args)], python), title=title)
+    do = Run(argv=script_argv("prove", [json.dumps(spec.proof)], python), title=title)
     return Step(host=host, do=do, why="prove that every op of the wheel loads on this host")
 
 

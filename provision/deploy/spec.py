@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -33,6 +34,18 @@ class EnvSpec:
     def requirements_sha256(self) -> str:
         """sha256 of the requirements text."""
         return hashlib.sha256(self.requirements.encode()).hexdigest()
+
+    @property
+    def proof(self) -> dict[str, Any]:
+        """What onhost/prove.py is asked of this environment."""
+        return {
+            "name": self.name,
+            "torch": self.manifest.torch,
+            "accelerator": self.manifest.accelerator,
+            "ops": list(self.manifest.ops),
+            "wheel": self.manifest.wheel,
+            "wheel_sha256": self.manifest.sha256,
+        }
 
 
 def make_env_spec(lock: str, manifest: WheelManifest, wheel: Path) -> EnvSpec:

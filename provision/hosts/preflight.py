@@ -8,164 +8,101 @@ from typing import Any
 from provision.errors import ProvisionError
 from provision.findings import Finding, Level, Report
 from provision.hosts.facts import HostFacts
+from provision.hosts.gpus import judge_gpus
+from provision.hosts.judge import Judge
+from provision.hosts.limits import judge_among, judge_limits
+from provision.hosts.links import judge_mesh
+from provision.hosts.nics import Way, is_loopback, judge_way
 from provision.hosts.ready import Ready, Wanted
-
-#: A checkpoint of a LoRA adapter is megabytes; one of full weights and moments is ~8x the model.
-#: Less than this is a run that dies at its first save.
-_MINIMUM_FREE = 1 << 30
-#: MiB in use on an idle GPU: a display server or the driver itself take a few hundred.
-_IDLE_GPU_MIB = 1024
+from provision.hosts.storage import judge_bytes, judge_folders, judge_model, judge_rows
 
 
-def evaluate(wanted: Wanted, facts: Mapping[str, HostFacts], ready: Ready) -> Report:
+def evaluate(
+    wanted: Wanted, facts: Mapping[str, HostFacts], ways: Mapping[str, Way], ready: Ready
+) -> Report:
     """All findings of all hosts, host by host."""
+    answers = {h: a for h, a in ready.hosts.items() if not isinstance(a, ProvisionError)}
+    links = judge_mesh(wanted.mesh, ready.mesh, facts)
+    among = judge_among(wanted, facts, answers)
+    same = {
+        subject: judge_bytes(subject, _digests(subject, answers), path)
+        for subject, path in (("model", wanted.model), ("data", wanted.data))
+    }
     findings: list[Finding] = []
     for host in wanted.slots:
-        judge = _Judge(host)
+        judge = Judge(host=host)
         findings += _environment(judge, wanted, facts[host])
-        findings += _slots(judge, wanted, facts[host])
-        findings += _paths(judge, wanted, ready.paths.get(host, {}))
-        findings += _rows(judge, wanted, ready.rows.get(host, {}))
-        findings += _port(judge, wanted, ready)
+        findings += judge_gpus(judge, wanted, facts[host])
+        findings += _host(judge, wanted, facts[host], ready.hosts.get(host, {}))
+        findings += [f for each in same.values() for f in each.get(host, ())]
+        findings += [f for f in among if f.host == host]
+        findings += judge_way(host, ways[host])
+        findings += _own_name(judge, ways[host], ready.mesh.hellos.get(host, {}))
+        findings += links.get(host, ())
     return Report(findings=tuple(findings))
 
 
-class _Judge:
-    """Makes findings about one host."""
-
-    def __init__(self, host: str) -> None:
-        self.host = host
-
-    def __call__(
-        self, subject: str, level: Level, found: object, expected: str, remedy: str = ""
-    ) -> Finding:
-        return Finding(
-            host=self.host,
-            subject=subject,
-            level=level,
-            found=str(found),
-            expected=expected,
-            remedy="" if level is Level.OK else remedy,
-        )
-
-    def unanswered(self, subject: str, error: ProvisionError) -> list[Finding]:
-        """What could not be read: unknown, and so not ok."""
-        return [self(subject, Level.UNKNOWN, error.found, error.expected, error.remedy)]
+def _digests(subject: str, answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Digests by host, of the hosts that have the files; the others have a finding of their own."""
+    if subject == "model":
+        found = {host: (a.get("model") or {}).get("digest") for host, a in answers.items()}
+    else:
+        found = {host: a.get("data") for host, a in answers.items()}
+    return {host: digest for host, digest in found.items() if digest and "sha256" in digest}
 
 
-def _environment(judge: _Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
+def _environment(judge: Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
+    """The environment in use; and that what it holds is still what was proved."""
     if not wanted.lock:
         return []
-    if facts["environment"].unknown:
-        level, found = Level.UNKNOWN, str(facts["environment"])
-    else:
-        found = str(facts.environment.get("lock", "none"))
-        level = Level.OK if found == wanted.lock else Level.ERROR
     expected = f"{wanted.lock} (this wheel and this lock)"
-    return [judge("environment", level, found, expected, "run: invoke deploy")]
+    if facts["environment"].unknown:
+        return [judge("environment", Level.UNKNOWN, facts["environment"], expected, "see why")]
+    found = str(facts.environment.get("lock", "none"))
+    if found != wanted.lock:
+        return [judge("environment", Level.ERROR, found, expected, "run: invoke deploy")]
+    now = facts["environment.now"].value or {}
+    for name in ("torch", "deepspeed"):
+        proved, is_now = facts.environment.get(name), now.get(name)
+        if proved and name in now and is_now != proved:
+            where = facts.environment.get("path", "it")
+            remedy = f"somebody installed into {where}: remove it there, then invoke deploy"
+            return [judge(name, Level.ERROR, is_now or "none", f"{proved}, as deployed", remedy)]
+    return [judge("environment", Level.OK, found, expected)]
 
 
-def _slots(judge: _Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
-    slots = wanted.slots[judge.host]
-    if wanted.accelerator == "cpu":
-        return [judge("slots", Level.OK, f"{slots} on the CPU", "ranks on the CPU")]
-    if facts["gpus"].unknown:
-        return [
-            judge("gpus", Level.UNKNOWN, facts["gpus"], f"{slots} GPUs", "see nvidia-smi there")
-        ]
-    gpus = facts.gpus
-    enough = Level.OK if slots <= len(gpus) else Level.ERROR
-    findings = [judge("gpus", enough, len(gpus), f"{slots} or more", "lower slots= for this host")]
-    for gpu in gpus[:slots]:
-        if int(gpu["memory_used"]) > _IDLE_GPU_MIB:
-            used = f"{gpu['memory_used']} MiB in use on GPU {gpu['index']}"
-            remedy = "something else runs there: nvidia-smi names it"
-            findings.append(judge("gpu in use", Level.WARN, used, "an idle GPU", remedy))
-    return findings
-
-
-def _paths(
-    judge: _Judge, wanted: Wanted, answer: Mapping[str, Any] | ProvisionError
+def _host(
+    judge: Judge,
+    wanted: Wanted,
+    facts: HostFacts,
+    answer: Mapping[str, Any] | ProvisionError,
 ) -> list[Finding]:
+    """What the host said about itself."""
     if isinstance(answer, ProvisionError):
-        return judge.unanswered("paths", answer)
-    findings = []
-    if wanted.output:
-        findings.append(_output(judge, answer.get("output") or {}))
+        return [judge.unanswered("preflight", answer)]
+    findings = judge_folders(judge, wanted, answer)
     if wanted.model:
-        findings.append(_model(judge, wanted.model, answer.get("model") or {}))
-    return findings
+        findings += judge_model(judge, wanted.model, answer.get("model") or {})
+    if wanted.data:
+        findings += judge_rows(judge, wanted.data, answer.get("rows") or {})
+    return findings + judge_limits(judge, wanted, facts, answer)
 
 
-def _output(judge: _Judge, answer: Mapping[str, Any]) -> Finding:
-    path = answer.get("path", "")
-    if "error" in answer:
-        found = f"{answer['nearest']}: {answer['error']}"
-        remedy = "choose another folder with --output"
-        return judge("output", Level.ERROR, found, f"{path} to be writable", remedy)
-    if "free" not in answer:
-        return judge("output", Level.UNKNOWN, "no answer", f"{path} to be writable", "try again")
-    free, found = int(answer["free"]), f"{int(answer['free']) / 1e9:.1f} GB free"
-    level = Level.OK if free >= _MINIMUM_FREE else Level.ERROR
-    remedy = "free space there, or choose another folder with --output"
-    return judge("output", level, found, f"{path} writable, 1 GiB free or more", remedy)
+def _own_name(judge: Judge, way: Way, hello: Mapping[str, Any]) -> list[Finding]:
+    """The host's own name: gloo goes by it where it is told no interface, and only there.
 
-
-def _model(judge: _Judge, model: str, answer: Mapping[str, Any]) -> Finding:
-    expected = f"a model folder at {model}"
-    if "bytes" in answer:
-        return judge(
-            "model", Level.OK, f"{int(answer['bytes']) / 1e6:,.1f} MB of weights", expected
-        )
-    if answer.get("hub"):
-        if answer.get("cached"):
-            return judge("model", Level.OK, "in the hub cache", f"{model} at hand")
-        found = f"no folder, and {model} is not in this host's hub cache"
-        remedy = "download it there first (hf download), or give --model a folder on the hosts"
-        return judge("model", Level.ERROR, found, expected, remedy)
-    remedy = "copy the model to the same path on every host, or correct --model"
-    return judge("model", Level.ERROR, answer.get("error", "no answer"), expected, remedy)
-
-
-def _rows(
-    judge: _Judge, wanted: Wanted, answer: Mapping[str, Any] | ProvisionError
-) -> list[Finding]:
-    if not wanted.data:
+    Debian's installer writes it as 127.0.1.1, so with an interface that is as it should be.
+    """
+    if not hello or way.interface:
         return []
-    if isinstance(answer, ProvisionError):
-        return judge.unanswered("data", answer)
-    if not answer.get("problem_count"):
-        level = Level.OK if answer.get("rows") else Level.ERROR
-        found = f"{answer.get('rows', 0):,} rows in {answer.get('files', 0)} files"
-        return [judge("data", level, found, f"rows in {wanted.data}", "correct --data")]
-    findings = []
-    for problem in answer["problems"]:
-        where = f"{problem['file']}:{problem['line']}" if problem.get("line") else problem["file"]
-        found = f"{where}: {problem['found']}"
-        remedy = "correct or remove that row"
-        findings.append(judge("data", Level.ERROR, found, problem["expected"], remedy))
-    rest = int(answer["problem_count"]) - len(findings)
-    if rest > 0:
-        found = f"{rest:,} more bad rows"
-        findings.append(judge("data", Level.ERROR, found, "none", "correct the file"))
-    return findings
-
-
-def _port(judge: _Judge, wanted: Wanted, ready: Ready) -> list[Finding]:
-    subject, port = "master port", wanted.master_port
-    if "error" in ready.listen:
-        if judge.host != wanted.node0:
-            return []
-        found, remedy = ready.listen["error"], "stop it, or choose another with --master-port"
-        return [judge(subject, Level.ERROR, f"{port} {found}", f"{port} free", remedy)]
-    answer = ready.dials.get(judge.host, {})
-    expected = f"{wanted.master_addr}:{port} reached"
-    if isinstance(answer, ProvisionError):
-        return judge.unanswered(subject, answer)
-    if "error" in answer:
-        remedy = f"open TCP port {port} on {wanted.node0} for this host, or give --master-addr"
-        return [judge(subject, Level.ERROR, answer["error"], expected, remedy)]
-    if "seconds" not in answer:
-        return [judge(subject, Level.UNKNOWN, "no answer", expected, "try again")]
-    found = f"reached in {float(answer['seconds']) * 1000:.1f} ms"
-    return [judge(subject, Level.OK, found, expected)]
+    own, name = hello.get("own") or {}, hello.get("hostname")
+    expected = "an address of the host: it has no interface to be told"
+    remedy = f"write {name} with its address into /etc/hosts there"
+    if "error" in own:
+        found = f"{name} does not resolve here ({own['error']})"
+        return [judge("own name", Level.ERROR, found, expected, remedy)]
+    here = own.get("addresses") or ()
+    if any(is_loopback(each) for each in here):
+        found = f"{name} is {', '.join(here)} here"
+        return [judge("own name", Level.ERROR, found, expected, remedy)]
+    return []

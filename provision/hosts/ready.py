@@ -1,19 +1,23 @@
-"""Read what preflight needs: paths, data rows and the master port, as they are on the hosts now."""
+"""Read what preflight needs: what a run would find on every host, and between them, now.
+
+One round trip asks every host about itself (onhost/ready.py); one conversation tests the network
+between all of them (mesh.py).
+"""
 
 from __future__ import annotations
 
 import json
-import secrets
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from provision.errors import ProvisionError
 from provision.fleet import Fleet
+from provision.hosts.mesh import Mesh, MeshWanted, gather_mesh
 from provision.remote import Remote
-from provision.script import parse_answer, script_argv
+from provision.script import parse_answer, read_onhost, script_argv
 
+Say = Callable[[str], None]
 Answers = Mapping[str, Mapping[str, Any] | ProvisionError]
 
 
@@ -21,85 +25,88 @@ Answers = Mapping[str, Mapping[str, Any] | ProvisionError]
 class Wanted:
     """What a run would use. Paths are paths on the hosts; "" where the run needs none.
 
-    ``slots``: ranks per host, in node_rank order; its first key is node 0. ``lock``: the
-    environment that every host must have.
+    ``slots``: ranks per host, in node_rank order; its first key is node 0. ``addresses``: the
+    address that each host's part of the run uses (None: not known). ``lock``: the environment that
+    every host must have; ``proof``: what prove.py is asked of it. ``runs``: where run folders go.
+
+    ``flags`` are the trainer's, as the run would get them; ``offload`` is settings.offload.
     """
 
     slots: Mapping[str, int]
+    addresses: Mapping[str, str | None]
     master_addr: str
     master_port: int
     accelerator: str
     lock: str
+    proof: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
     data: str = ""
     output: str = ""
+    runs: str = ""
+    zero: int = 2
+    offload: str = "none"
+    flags: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def node0(self) -> str:
         """The host that the others meet at."""
         return next(iter(self.slots))
 
+    @property
+    def world_size(self) -> int:
+        """All ranks."""
+        return sum(self.slots.values())
+
+    @property
+    def python(self) -> str:
+        """The interpreter of the environment, on the hosts."""
+        return f"~/.zerofleet/envs/{self.lock}/bin/python"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders that must take files."""
+        return tuple(dict.fromkeys(path for path in (self.output, self.runs) if path))
+
+    @property
+    def mesh(self) -> MeshWanted:
+        """The network test: of the hosts whose address is known."""
+        known = {host: address for host, address in self.addresses.items() if address}
+        return MeshWanted(
+            addresses=known, master_addr=self.master_addr, master_port=self.master_port
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """What the hosts answered: per host, or the error in its place."""
+    """What was found: every host's own answer, or the error in its place; and the mesh."""
 
-    paths: Answers
-    rows: Answers
-    listen: Mapping[str, Any]
-    dials: Answers
+    hosts: Answers
+    mesh: Mesh = field(default_factory=Mesh)
 
 
-def gather_ready(fleet: Fleet, wanted: Wanted, rows_program: str) -> Ready:
+def gather_ready(fleet: Fleet, wanted: Wanted, rows_program: str, say: Say) -> Ready:
     """Ask every host; ``rows_program`` is the trainer's own row reader, run there on the data."""
-    paths = {"output": wanted.output, "model": wanted.model}
-    rows: Answers = {}
-    if wanted.data:
-        rows = fleet.fan_out(
-            lambda remote: remote.ask_text(rows_program, "rows.py", [wanted.data]),
-            tuple(wanted.slots),
-        )
-    answers = fleet.ask("ready", {host: ["paths", json.dumps(paths)] for host in wanted.slots})
-    listen, dials = gather_port(fleet, wanted)
-    return Ready(paths=answers, rows=rows, listen=listen, dials=dials)
+    request: dict[str, Any] = {
+        "folders": wanted.folders,
+        "model": wanted.model,
+        "data": wanted.data,
+        "rows": rows_program if wanted.data else "",
+        "prove": read_onhost("prove") if wanted.proof else "",
+        "python": wanted.python,
+        "environment": dict(wanted.proof),
+    }
 
-
-def gather_port(fleet: Fleet, wanted: Wanted) -> tuple[Mapping[str, Any], Answers]:
-    """Really listen at node 0's master port, and dial it from every host, node 0 included.
-
-    Returns the listener's answer and each host's.
-    """
-    token = secrets.token_hex(16)
-    hosts, port = tuple(wanted.slots), str(wanted.master_port)
-    listening, answer = threading.Event(), dict[str, Any]()
-
-    def serve(remote: Remote) -> None:
+    def ask(remote: Remote) -> dict[str, object]:
         def on_line(line: str) -> None:
-            if "ZEROFLEET-LISTENING" in line:
-                listening.set()
+            if line.startswith("ZEROFLEET-SAY "):
+                say(f"[{remote.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
 
-        try:
-            argv = script_argv("ready", ["listen", port, token, str(len(hosts))])
-            _, out, err = remote.run(argv, on_line)
-            answer.update(parse_answer(remote.label, out, err))
-        except ProvisionError as error:
-            answer["error"] = str(error)
-        finally:
-            listening.set()
+        _, out, err = remote.run(script_argv("ready", [json.dumps(request)]), on_line)
+        return parse_answer(remote.label, out, err)
 
-    thread = threading.Thread(
-        target=lambda: fleet.fan_out(serve, (wanted.node0,)), name="listener", daemon=True
-    )
-    thread.start()
-    listening.wait()
-    if "error" in answer:
-        thread.join()
-        return answer, {}
-    dials = _dial(fleet, hosts, ["dial", wanted.master_addr, port, token])
-    # Dials that failed leave the listener waiting for them: it ends by its own deadline.
-    thread.join()
-    return answer, dials
-
-
-def _dial(fleet: Fleet, hosts: Sequence[str], args: Sequence[str]) -> Answers:
-    return fleet.ask("ready", dict.fromkeys(hosts, args))
+    say(f"preflight: asking {len(wanted.slots)} hosts")
+    answers = fleet.fan_out(ask, tuple(wanted.slots))
+    whole = set(wanted.mesh.hosts) == set(wanted.slots)
+    # Without every address the first host could be another one; what is missing is a finding.
+    mesh = gather_mesh(fleet, wanted.mesh, say) if whole else Mesh()
+    return Ready(hosts=answers, mesh=mesh)

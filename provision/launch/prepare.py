@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from provision.errors import ConfigError
 from provision.hosts.facts import HostFacts
+from provision.hosts.nics import Way
 from provision.hosts.ready import Wanted
 from provision.inventory import Inventory
 from provision.launch.plan import RUNS, CodeFile
@@ -55,44 +55,46 @@ def read_run_recipe(settings: Settings, code: Collection[CodeFile]) -> dict[str,
                 remedy=f"give {flag}, or set it in invoke.yaml",
             )
     parse_flags(settings.set, "--set")
+    return read_flags(settings)
+
+
+def read_flags(settings: Settings) -> dict[str, Any]:
+    """The recipe's flags; ConfigError for a recipe that can't be read or has what is no flag."""
     return parse_flags(read_recipe(settings.recipe), f"recipe {settings.recipe}")
 
 
 def clock_offsets(facts: Mapping[str, HostFacts]) -> dict[str, float]:
-    """Seconds each host's clock is ahead of this one, from its probe: good to the probe's own time.
+    """Seconds each host's clock is ahead of this one; hosts whose clock isn't known are left out.
 
     Whole seconds only: what is less is the time that the answer was on its way.
     """
-    now = time.time()
-    clocks = {host: fact["clock"].value for host, fact in facts.items()}
-    return {host: float(round(clock - now)) for host, clock in clocks.items() if clock is not None}
+    offsets = {host: fact["clock.offset"].value for host, fact in facts.items()}
+    return {host: float(round(each["seconds"])) for host, each in offsets.items() if each}
 
 
 def make_run_hosts(
     inventory: Inventory,
     facts: Mapping[str, HostFacts],
     accelerator: str,
-    addresses: Sequence[str],
+    ways: Mapping[str, Way],
 ) -> tuple[RunHost, ...]:
     """The run's hosts in node_rank order.
 
-    Slots are the hosts file's; else the host's GPUs, or 1 on the CPU. The interface of node 0 is
-    the one towards node 1, that of every other node the one towards node 0: ``addresses`` are
-    node 0's and, if there is one, node 1's.
+    Slots are the hosts file's; else the host's GPUs, or 1 on the CPU. ``ways``: each host's way to
+    all the others, of which it is told the interface.
     """
     hosts = []
-    for node_rank, host in enumerate(inventory):
+    for host in inventory:
         fact = facts[host.label]
         slots = host.slots or (len(fact.gpus) if accelerator != "cpu" else 1) or 1
         here = [f for f in facts.values() if f["boot_id"].value == fact["boot_id"].value]
-        peer = addresses[min(1, len(addresses) - 1)] if node_rank == 0 else addresses[0]
         hosts.append(
             RunHost(
                 name=host.label,
                 slots=slots,
                 home=fact.home,
                 nproc_per_node=slots,
-                socket_interface=fact.route(peer).get("interface"),
+                socket_interface=ways[host.label].interface,
                 cores=_share(fact["cpu.cores"].value, len(here)),
                 boot_id=fact["boot_id"].value,
             )
@@ -109,19 +111,30 @@ def make_wanted(
     settings: Settings,
     hosts: Sequence[RunHost],
     node0: str,
-    accelerator: str,
-    lock: str,
+    ways: Mapping[str, Way],
+    proof: Mapping[str, Any],
+    recipe: Mapping[str, Any],
 ) -> Wanted:
-    """What preflight asks the hosts for. ``node0``: the first host's SSH address."""
+    """What preflight asks the hosts for.
+
+    ``node0``: the first host's SSH address; ``proof``: what proved the environment (its name, the
+    accelerator, ops); ``recipe``: the trainer's flags, which ``--set`` goes over.
+    """
     return Wanted(
         slots={host.name: host.nproc_per_node for host in hosts},
+        addresses={host.name: ways[host.name].address for host in hosts},
         master_addr=settings.master_addr or node0,
         master_port=settings.master_port,
-        accelerator=accelerator,
-        lock=lock,
+        accelerator=proof["accelerator"],
+        lock=proof["name"],
+        proof=proof,
         model=settings.model or "",
         data=settings.data or "",
         output=settings.output or f"~/{RUNS}",
+        runs=f"~/{RUNS}",
+        zero=settings.zero,
+        offload=settings.offload,
+        flags={**recipe, **parse_flags(settings.set, "--set")},
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
+from provision.hosts.nics import Way
 from provision.inventory import parse_inventory
 from provision.launch.plan import CodeFile
 from provision.launch.prepare import (
@@ -19,10 +20,11 @@ from provision.launch.prepare import (
 from provision.settings import make_settings
 
 RUN = {"model": "/m", "data": "/d"}
-ROUTES = {
-    "10.0.0.1": {"address": "10.0.0.1", "source": "10.0.0.2", "interface": "eth1"},
-    "10.0.0.2": {"address": "10.0.0.2", "source": "10.0.0.1", "interface": "eth0"},
+WAYS = {
+    "node1": Way(interface="eth0", address="10.0.0.1"),
+    "node2": Way(interface="eth1", address="10.0.0.2"),
 }
+PROOF = {"name": "abc", "accelerator": "cpu", "ops": ["cpu_adam"]}
 
 
 def code(*names: str) -> tuple[CodeFile, ...]:
@@ -39,17 +41,14 @@ def settings(**flags):
 @pytest.fixture
 def facts(make_facts):
     def host(name, boot):
-        return make_facts(name, routes=ROUTES, boot_id=boot, cpu_cores=8)
+        return make_facts(name, boot_id=boot, cpu_cores=8)
 
     return {"node1": host("node1", "a"), "node2": host("node2", "b")}
 
 
-ADDRESSES = ["10.0.0.1", "10.0.0.2"]
-
-
-def test_node_0_uses_the_interface_towards_node_1_and_the_others_that_towards_node_0(facts):
+def test_every_host_is_told_its_own_interface(facts):
     inventory = parse_inventory("node1 slots=4\nnode2 slots=2\n", "x")
-    hosts = make_run_hosts(inventory, facts, "cuda", ADDRESSES)
+    hosts = make_run_hosts(inventory, facts, "cuda", WAYS)
     assert [(h.slots, h.socket_interface, h.cores) for h in hosts] == [
         (4, "eth0", 8),
         (2, "eth1", 8),
@@ -58,15 +57,15 @@ def test_node_0_uses_the_interface_towards_node_1_and_the_others_that_towards_no
 
 def test_slots_default_to_the_gpus_or_to_one_on_the_cpu(facts, make_facts):
     inventory = parse_inventory("node1\n", "x")
-    assert make_run_hosts(inventory, facts, "cpu", ADDRESSES[:1])[0].slots == 1
+    assert make_run_hosts(inventory, facts, "cpu", WAYS)[0].slots == 1
     gpus = {"node1": make_facts("node1", gpus=[{"name": "A100"}] * 8)}
-    assert make_run_hosts(inventory, gpus, "cuda", ADDRESSES[:1])[0].slots == 8
+    assert make_run_hosts(inventory, gpus, "cuda", WAYS)[0].slots == 8
 
 
 def test_names_of_one_machine_share_its_cores(facts, make_facts):
     inventory = parse_inventory("node1\nnode2\n", "x")
-    same = {n: make_facts(n, routes=ROUTES, boot_id="a", cpu_cores=8) for n in facts}
-    assert [h.cores for h in make_run_hosts(inventory, same, "cpu", ADDRESSES)] == [4, 4]
+    same = {n: make_facts(n, boot_id="a", cpu_cores=8) for n in facts}
+    assert [h.cores for h in make_run_hosts(inventory, same, "cpu", WAYS)] == [4, 4]
 
 
 @pytest.mark.parametrize(
@@ -88,9 +87,12 @@ def test_what_can_be_refused_before_a_host_is_asked_is(flags, message):
 def test_the_run_is_what_preflight_asked_about(facts):
     inventory = parse_inventory("node1\nnode2\n", "x")
     chosen = settings(offload="optimizer", set=["max_steps=5"])
-    hosts = make_run_hosts(inventory, facts, "cpu", ADDRESSES)
-    wanted = make_wanted(chosen, hosts, "10.0.0.1", "cpu", "abc")
+    hosts = make_run_hosts(inventory, facts, "cpu", WAYS)
+    wanted = make_wanted(chosen, hosts, "10.0.0.1", WAYS, PROOF, {"seed": 1, "max_steps": "9"})
     assert wanted.node0 == "node1"
+    assert wanted.addresses == {"node1": "10.0.0.1", "node2": "10.0.0.2"}
+    assert wanted.flags == {"seed": 1, "max_steps": "5"}
+    assert (wanted.zero, wanted.offload, wanted.accelerator) == (2, "optimizer", "cpu")
     assert wanted.output == "~/.zerofleet/runs"
     spec = make_run_spec(chosen, wanted, hosts, "run-1", {"seed": 1}, CODE)
     assert spec.zero_config == "zero2_offload.json"
@@ -99,11 +101,10 @@ def test_the_run_is_what_preflight_asked_about(facts):
     assert (spec.model, spec.data, spec.output) == ("/m", "/d", None)
 
 
-def test_clock_offsets_are_whole_seconds_and_leave_out_the_unknown(make_facts, monkeypatch):
-    monkeypatch.setattr("time.time", lambda: 1000.0)
+def test_clock_offsets_are_whole_seconds_and_leave_out_the_unknown(make_facts):
     facts = {
-        "node1": make_facts("node1", clock=1000.3),
-        "node2": make_facts("node2", clock=1012.4),
-        "node3": make_facts("node3", clock={"unknown": "?"}),
+        "node1": make_facts("node1", clock_offset={"seconds": 0.3, "bound": 0.1}),
+        "node2": make_facts("node2", clock_offset={"seconds": 12.4, "bound": 0.1}),
+        "node3": make_facts("node3", clock_offset={"unknown": "?"}),
     }
     assert clock_offsets(facts) == {"node1": 0.0, "node2": 12.0}

@@ -1,0 +1,46 @@
+"""The command that opens ports on a host, for the firewall that is there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from provision.hosts.facts import HostFacts
+
+
+def opening(host: str, facts: HostFacts, sources: Mapping[str, str], ports: str) -> str:
+    """How to let TCP ``ports`` ("29500", "32768-60999") in on a host, as a line to paste.
+
+    ``sources``: host → the address that it comes from.
+    """
+    addresses = list(sources.values())
+    where = f"on {host}, as root"
+    both = ",".join(addresses)
+    tool = facts["firewall.tool"].value
+    if tool == "firewalld":
+        adds = " ".join(f"--add-source={each}" for each in addresses)
+        command = f"firewall-cmd --permanent --zone=trusted {adds} && firewall-cmd --reload"
+        return f"{where}: {command}"
+    if tool == "ufw":
+        span = ports.replace("-", ":")
+        rules = [f"ufw allow proto tcp from {each} to any port {span}" for each in addresses]
+        return f"{where}: {' && '.join(rules)}"
+    if tool == "nft":
+        version = "ip6" if ":" in both else "ip"
+        chain = _input_chain(facts)
+        rule = f"{version} saddr {{ {both} }} tcp dport {ports} accept"
+        return f"{where}: nft insert rule {chain} '{rule}'"
+    if tool == "iptables":
+        command = "ip6tables" if ":" in both else "iptables"
+        span = ports.replace("-", ":")
+        return f"{where}: {command} -I INPUT -p tcp -s {both} --dport {span} -j ACCEPT"
+    return (
+        f"open TCP {ports} for {both} on {host} and on the way to it "
+        f"(as root there: nft list ruleset, or iptables -S)"
+    )
+
+
+def _input_chain(facts: HostFacts) -> str:
+    """The nft chain that incoming packets meet: "inet filter input" where nothing says another."""
+    policies = (facts["firewall"].value or {}).get("policies", {})
+    names = [name for name in policies if name.split()[-1].lower() in ("input", "in")]
+    return str(next(iter(names or policies), "inet filter input"))

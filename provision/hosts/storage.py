@@ -1,0 +1,183 @@
+"""Judge folders, model and data: room for the checkpoints, and the same bytes everywhere. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provision.findings import Finding, Level
+from provision.hosts.judge import Judge, size
+from provision.hosts.ready import Wanted
+
+#: Less than this is a run that dies at its first save, whatever it saves.
+_MINIMUM_FREE = 1 << 30
+#: Files of a run: code, logs, and about twenty a checkpoint.
+_MINIMUM_INODES = 1000
+_WIDTH = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
+#: Bytes a parameter of what DeepSpeed saves: fp32 weights and Adam's two moments, split over the
+#: ranks. https://deepspeed.readthedocs.io/en/latest/memory.html
+_OPTIMIZER = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """What a run writes to one host: ``each`` bytes a checkpoint, ``kept`` at most at once."""
+
+    each: int
+    kept: int
+
+    @property
+    def total(self) -> int:
+        """Bytes needed."""
+        return self.each * self.kept
+
+
+def estimate(wanted: Wanted, host: str, model: Mapping[str, Any]) -> Checkpoints:
+    """What a host's checkpoints take, from the model's size and the trainer's flags.
+
+    Every rank saves its share of the optimizer; the weights (twice: DeepSpeed's own file, and the
+    model as transformers saves it) go to node 0, with ZeRO-3 DeepSpeed's are split as well. LoRA
+    saves the adapter only: 2 x rank / hidden_size of the weights, if every linear layer has one.
+    """
+    flags = wanted.flags
+    parameters = int(model.get("bytes") or 0) / _WIDTH.get(str(model.get("dtype")), 2)
+    trained = parameters
+    if flags.get("use_peft", True):
+        rank, hidden = float(flags.get("lora_rank", 8)), float(model.get("hidden_size") or 1024)
+        trained = parameters * min(1.0, 2 * rank / hidden)
+    share = wanted.slots[host] / wanted.world_size
+    each = trained * _OPTIMIZER * share
+    if host == wanted.node0:
+        each += trained * 2 * 2
+    elif wanted.zero == 3:
+        each += trained * 2 * share
+    # A new checkpoint is written before the oldest goes, and the result lies beside them.
+    limit = flags.get("save_total_limit", 2)
+    saves = str(flags.get("save_strategy", "steps")).lower() not in ("no", "false")
+    kept = 1 + (int(limit) + 1 if limit else 3) if saves else 1
+    return Checkpoints(each=int(each), kept=kept)
+
+
+def judge_folders(judge: Judge, wanted: Wanted, answer: Mapping[str, Any]) -> list[Finding]:
+    """Each folder that the run writes to."""
+    needs = estimate(wanted, judge.host, answer.get("model") or {})
+    found = {folder["path"]: folder for folder in answer.get("folders", ())}
+    findings = []
+    for path in wanted.folders:
+        need = needs if path == wanted.output else Checkpoints(each=0, kept=0)
+        subject = "output" if path == wanted.output else "run folder"
+        findings.append(_folder(judge, subject, path, found.get(path, {}), need))
+    return findings
+
+
+def _folder(
+    judge: Judge, subject: str, path: str, answer: Mapping[str, Any], need: Checkpoints
+) -> Finding:
+    other = "choose another folder with --output" if subject == "output" else "make room there"
+    nearest, free, inodes = answer.get("nearest"), answer.get("free"), answer.get("inodes")
+    if inodes is not None and inodes < _MINIMUM_INODES:
+        found = f"{nearest}: {inodes} inodes left"
+        remedy = (
+            f"too many small files on that file system: df -i {nearest}; remove some, or {other}"
+        )
+        return judge(subject, Level.ERROR, found, f"{_MINIMUM_INODES} or more", remedy)
+    wants = max(need.total, _MINIMUM_FREE)
+    what = f", {need.kept} checkpoints of {size(need.each)}" if need.total > _MINIMUM_FREE else ""
+    expected = f"{path} writable, {size(wants)} free or more{what}"
+    if free is not None and free < wants:
+        remedy = f"free space there (df -h {nearest}), or {other}"
+        return judge(subject, Level.ERROR, f"{size(free)} free on {nearest}", expected, remedy)
+    if "error" in answer:
+        found = f"{nearest}: {answer['error']}"
+        return judge(subject, Level.ERROR, found, f"{path} to be writable", other)
+    if free is None:
+        return judge(subject, Level.UNKNOWN, "no answer", f"{path} to be writable", "try again")
+    return judge(subject, Level.OK, f"{size(free)} free", expected)
+
+
+def judge_model(judge: Judge, model: str, answer: Mapping[str, Any]) -> list[Finding]:
+    """Whether the model is there; that it is the same one is judge_bytes'."""
+    expected = f"a model folder at {model}"
+    if "bytes" in answer:
+        found = f"{int(answer['bytes']) / 1e6:,.1f} MB of weights"
+        return [judge("model", Level.OK, found, expected)]
+    if answer.get("hub"):
+        found = f"no folder, and {model} is not in this host's hub cache"
+        remedy = "download it there first (hf download), or give --model a folder on the hosts"
+        return [judge("model", Level.ERROR, found, expected, remedy)]
+    remedy = "copy the model to the same path on every host, or correct --model"
+    return [judge("model", Level.ERROR, answer.get("error", "no answer"), expected, remedy)]
+
+
+def judge_rows(judge: Judge, data: str, answer: Mapping[str, Any]) -> list[Finding]:
+    """The rows of the data, as the trainer's own reader sees them."""
+    if "error" in answer or "problem_count" not in answer:
+        why = answer.get("error", "no answer")
+        return [judge("data", Level.UNKNOWN, why, f"rows in {data}", "run it again")]
+    if not answer["problem_count"]:
+        level = Level.OK if answer.get("rows") else Level.ERROR
+        found = f"{answer.get('rows', 0):,} rows in {answer.get('files', 0)} files"
+        return [judge("data", level, found, f"rows in {data}", "correct --data")]
+    findings = []
+    for problem in answer["problems"]:
+        where = f"{problem['file']}:{problem['line']}" if problem.get("line") else problem["file"]
+        found = f"{where}: {problem['found']}"
+        remedy = "correct or remove that row"
+        findings.append(judge("data", Level.ERROR, found, problem["expected"], remedy))
+    rest = int(answer["problem_count"]) - len(findings)
+    if rest > 0:
+        found = f"{rest:,} more bad rows"
+        findings.append(judge("data", Level.ERROR, found, "none", "correct the file"))
+    return findings
+
+
+def judge_bytes(
+    subject: str, digests: Mapping[str, Mapping[str, Any]], path: str
+) -> dict[str, list[Finding]]:
+    """Whether the hosts that have it have the same bytes: the odd ones out of the majority.
+
+    ``digests``: host → onhost/ready.py's digest. Another order of rows is another run, and other
+    weights are no run at all: ranks would train different models without a word.
+    """
+    findings: dict[str, list[Finding]] = {host: [] for host in digests}
+    counts = Counter(str(each.get("sha256")) for each in digests.values()).most_common()
+    for host, digest in digests.items():
+        sha = str(digest.get("sha256"))
+        found = (
+            f"sha256 {sha[:12]}… ({digest.get('count')} files, {size(digest.get('bytes') or 0)})"
+        )
+        if len(counts) == 1:
+            same = Judge(host=host)(f"{subject} bytes", Level.OK, found, "the same on all hosts")
+            findings[host].append(same)
+            continue
+        tie = counts[0][1] == counts[1][1]
+        if not tie and sha == counts[0][0]:
+            continue
+        like = next(each for each in digests.values() if each.get("sha256") != digest["sha256"])
+        differs = _difference(digest, like)
+        expected = (
+            "one on all hosts" if tie else f"{counts[0][0][:12]}…, as on {counts[0][1]} hosts"
+        )
+        remedy = f"copy {path} anew to every host that differs: rsync -a --delete"
+        if differs:
+            remedy = f"it is {differs}: {remedy}"
+        bad = Judge(host=host)(f"{subject} bytes", Level.ERROR, found, expected, remedy)
+        findings[host].append(bad)
+    return findings
+
+
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first file that two digests disagree about."""
+    mine, theirs = one.get("files") or {}, other.get("files") or {}
+    if not mine or not theirs:
+        return ""
+    for name in sorted({*mine, *theirs}):
+        if name not in mine:
+            return f"{name}, which is missing"
+        if name not in theirs:
+            return f"{name}, which others lack"
+        if mine[name] != theirs[name]:
+            return str(name)
+    return ""
