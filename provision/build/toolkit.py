@@ -104,8 +104,8 @@ def read_toolkits(
 
 def _read_toolkit(read: Callable[[str], str], home: Path) -> Toolkit | None:
     nvcc = home / "bin" / "nvcc"
-    programs = {"ptxas": home / "bin" / "ptxas", "cicc": home / "nvvm" / "bin" / "cicc"}
-    if not all(path.is_file() for path in (nvcc, *programs.values())):
+    ptxas, cicc = home / "bin" / "ptxas", home / "nvvm" / "bin" / "cicc"
+    if not all(path.is_file() for path in (nvcc, ptxas, cicc)):
         return None  # such as the folder of a script that is called nvcc and starts the real one
     version = parse_release(read(f"{shlex.quote(str(nvcc))} --version"))
     if not version:
@@ -120,11 +120,9 @@ def _read_toolkit(read: Callable[[str], str], home: Path) -> Toolkit | None:
         gcc=parse_newest_gcc(config.read_text(errors="replace")) if config.is_file() else None,
         parts={
             "nvcc": version,
+            "ptxas": parse_release(read(f"{shlex.quote(str(ptxas))} --version")),
+            "nvvm": sha256_of(cicc),  # it does not say its version
             "crt": crt,
-            **{
-                name: parse_release(read(f"{shlex.quote(str(path))} --version"))
-                for name, path in programs.items()
-            },
         },
     )
 
@@ -147,7 +145,7 @@ def _read_lock(lock: Path, cache: Path) -> Toolkit | None:
 
 
 def parse_release(text: str) -> str:
-    """``--version`` of nvcc, ptxas or cicc → "13.0.88"; "" when it is none of these."""
+    """``--version`` of nvcc or ptxas → "13.0.88"; "" when it is none of these."""
     match = re.search(r"\brelease [\d.]+, V([\d.]+)", text)
     try:
         return str(Version(match[1])) if match else ""
