@@ -15,7 +15,9 @@ from provision.build.manifest import Distribution
 from provision.build.source import Source
 from provision.build.spec import BuildSpec, parse_build_spec
 from provision.build.state import BuildState
-from provision.build.toolchain import GIB, Toolchain
+from provision.build.toolchain import GIB, CudaFacts, Toolchain
+from provision.build.toolkit import Toolkit
+from provision.compat import NVCC_ARCHS
 
 
 @pytest.fixture
@@ -53,6 +55,35 @@ def make_toolchain():
         return Toolchain(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def make_cuda():
+    """torch of CUDA 13.0 and a toolkit that fits it; keywords replace facts."""
+
+    def make(**changes) -> CudaFacts:
+        here = Toolkit(
+            home=Path("/usr/local/cuda"),
+            version="13.0.88",
+            archs=NVCC_ARCHS["13.0"],
+            gcc=15,
+            parts={"nvcc": "13.0.88", "crt": "ab"},
+        )
+        values = {
+            "torch_cuda": "13.0",
+            "torch_read": True,
+            "toolkits": (here,),
+            "toolkit": here,
+            "missing": (),
+        }
+        return CudaFacts(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def cuda_spec(tmp_path: Path) -> BuildSpec:
+    return parse_build_spec(arch="8.0;9.0+PTX", out=str(tmp_path / "wheels"))
 
 
 @pytest.fixture
