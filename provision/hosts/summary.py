@@ -217,7 +217,7 @@ def one_fact(hosts: Mapping[str, HostFacts], name: str) -> Summary:
     return Summary(columns=("host", "hosts", name), rows=rows)
 
 
-def as_json(hosts: Mapping[str, HostFacts], name: str | None = None) -> dict[str, Any]:
+def hosts_json(hosts: Mapping[str, HostFacts], name: str | None = None) -> dict[str, Any]:
     """{host: {fact: …}}, never grouped: all facts, or the one named."""
     if name is None:
         return {host: facts.as_json() for host, facts in hosts.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from provision.hosts.facts import Fact
+from provision.hosts.fact_table import FACTS
+from provision.hosts.facts import Fact, clock_offset
 
 
 def test_a_recorded_answer_reads_back(make_facts):
@@ -43,3 +44,25 @@ def test_json_holds_every_fact(make_facts):
     json = make_facts().as_json()
     assert json["glibc"] == {"value": "2.36"}
     assert json["gpu.driver"] == {"absent": True}
+
+
+def test_the_recorded_answer_holds_every_fact(make_facts):
+    assert set(make_facts().facts) == set(FACTS)
+
+
+def clock(value, took):
+    return {"clock": {"value": value}, "clock.took": {"value": took}}
+
+
+def test_a_clock_s_offset_is_known_to_half_of_the_time_that_is_unaccounted_for():
+    # Sent at 100.0, answered at 101.0; the probe itself took 0.6 s of that.
+    offset = clock_offset(100.0, clock(150.2, 0.6), 101.0).value
+    assert offset == {"seconds": 50.0, "bound": 0.2}
+    # Whatever of the 0.4 s lay before the probe, the truth is within the bound.
+    for before in (0.0, 0.1, 0.4):
+        found = clock_offset(100.0, clock(100.0 + before + 7, 0.6), 101.0).value
+        assert abs(found["seconds"] - 7) <= found["bound"] + 1e-9
+
+
+def test_a_host_that_tells_no_time_has_an_unknown_offset():
+    assert clock_offset(1.0, {"clock": {"unknown": "x"}}, 2.0).unknown
