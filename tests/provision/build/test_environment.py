@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from provision.build.environment import (
     MARKER,
     Environment,
     constraints_of,
+    expected_torch_cuda,
     parse_facts,
     read_environment,
     render_marker,
@@ -78,6 +80,15 @@ def test_marker_round_trip(tmp_path: Path) -> None:
     assert read_environment(tmp_path) == environment
     (tmp_path / MARKER).write_text("{}")
     assert read_environment(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("torch", "cuda"),
+    [("2.13.0", "13.0"), ("2.13.0+cu128", "12.8"), ("2.9.1+cu130", "13.0"), ("2.99.0", ""),
+     ("2.13.0+xpu", "")],
+)  # fmt: skip
+def test_expected_torch_cuda(torch, cuda) -> None:
+    assert expected_torch_cuda(Version(torch)) == cuda
 
 
 def test_facts_among_noise() -> None:

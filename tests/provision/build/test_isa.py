@@ -52,6 +52,25 @@ def test_wrapper_changes_flag_and_macro_together(tmp_path, level, macro, detecte
     ]  # fmt: skip
 
 
+def test_wrapper_gives_a_library_to_the_link_of_one_module_only(tmp_path) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    compiler.chmod(0o755)
+    wrapper = tmp_path / "g++"
+    libraries = {"async_io_op": ("-laio",)}
+    text = wrapper_script(level=V3, compiler=str(compiler), version="12", libraries=libraries)
+    wrapper.write_text(text)
+    wrapper.chmod(0o755)
+
+    def last(*argv: str) -> str:
+        said = subprocess.run([wrapper, *argv], capture_output=True, text=True, check=True).stdout
+        return said.splitlines()[-1]
+
+    assert last("-shared", "x.o", "-o", "build/aio/async_io_op.cpython-311.so") == "-laio"
+    assert last("-shared", "x.o", "-o", "build/adam/cpu_adam_op.so") == "build/adam/cpu_adam_op.so"
+    assert last("-c", "aio.cpp", "-o", "build/aio/async_io_op.o") == "build/aio/async_io_op.o"
+
+
 def test_wrapper_text_changes_with_the_compiler() -> None:
     texts = {wrapper_script(level=V3, compiler="g++", version=v) for v in ("12.2.0", "13.1.0")}
     assert len(texts) == 2

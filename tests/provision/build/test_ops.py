@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from provision.build.ops import DEFAULT_OPS, OPS, find_ops, ops_of
+from provision.build.ops import DEFAULT_OPS, OPS, buildable, find_ops, ops_of
 from provision.errors import ConfigError
 
 
@@ -14,9 +14,23 @@ def test_defaults_exist_and_include_what_every_run_loads() -> None:
     ]
 
 
+def test_defaults_on_gpus_are_the_optimizers_and_the_casts() -> None:
+    found = find_ops(DEFAULT_OPS["cuda"], "cuda")
+    assert [op.name for op in found] == ["cpu_adam", "fused_adam", "utils"]
+
+
+def test_an_op_that_can_not_be_built_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match=r"evoformer_attn, which can't be built here: .*CUTLASS"):
+        find_ops(["evoformer_attn"], "cuda")
+    assert set(ops_of("cuda")) - set(buildable("cuda")) == {
+        "cutlass_ops", "evoformer_attn", "ragged_device_ops",
+    }  # fmt: skip
+
+
 def test_module_is_named_as_in_the_wheel() -> None:
     assert OPS["shm_comm"].module_path == "deepspeed/ops/comm/deepspeed_shm_comm_op"
     assert OPS["utils"].module == "deepspeed.ops.utils_op"
+    assert OPS["ragged_ops"].module == "deepspeed.inference.v2.ragged_ops"
 
 
 def test_flags_and_installed_names_are_unique() -> None:

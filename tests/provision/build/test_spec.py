@@ -37,6 +37,31 @@ def test_everything_given() -> None:
     assert (spec.cpu.tag, spec.jobs, spec.python) == ("x86v4", 3, "python3.12")
 
 
+def test_naming_gpus_is_asking_for_cuda() -> None:
+    spec = parse_build_spec(arch="H100+PTX, A100")
+    assert (spec.accelerator, spec.archs) == ("cuda", ("8.0", "9.0+PTX"))
+    assert spec.op_names == ("cpu_adam", "fused_adam", "utils")
+    assert spec.toolkit == "auto"
+    assert parse_build_spec(accelerator="cuda", arch="8.0", toolkit="pypi").toolkit == "pypi"
+    assert parse_build_spec(accelerator="cpu").archs == ()
+
+
+def test_all_ops() -> None:
+    spec = parse_build_spec(arch="8.0", ops="all")
+    assert spec.ops_asked == ("all",)
+    assert {"async_io", "cpu_adam", "fused_lamb", "utils"} < set(spec.op_names)
+    assert not {"cutlass_ops", "shm_comm"} & set(spec.op_names)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "level"),
+    [("auto", "x86-64-v3"), (None, "x86-64-v3"), ("v2", "x86-64-v2"), ("x86-64-v4", "x86-64-v4"),
+     ("native", "x86-64-v4")],
+)  # fmt: skip
+def test_cpu_level(cpu, level) -> None:
+    assert parse_build_spec(accelerator="cpu", cpu=cpu, native="x86-64-v4").cpu.name == level
+
+
 def test_ops_as_a_list() -> None:
     assert parse_build_spec(accelerator="cpu", ops=["cpu_lion"]).op_names == ("cpu_lion",)
 

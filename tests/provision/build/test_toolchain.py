@@ -9,12 +9,14 @@ from invoke import MockContext, Result
 from invoke.context import Context
 from packaging.version import Version
 
+from provision.build.isa import LEVELS
 from provision.build.spec import parse_build_spec
 from provision.build.toolchain import (
     GIB,
     jobs_of,
     parse_df,
     parse_memory,
+    read_native_level,
     read_toolchain,
 )
 
@@ -81,6 +83,16 @@ def test_what_cannot_be_read_is_unknown_and_clang_is_no_gcc(tmp_path: Path, monk
     assert toolchain.python is None
     assert (toolchain.cores, toolchain.memory, toolchain.disk) == (None, None, None)
     assert (toolchain.machine, toolchain.objdump, toolchain.cpu_flags) == ("", "", frozenset())
+
+
+def test_native_is_the_level_of_this_machine(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    flags = " ".join(LEVELS["x86-64-v3"].flags)
+    cpuinfo.write_text(f"processor : 0\nflags\t\t: fpu {flags}\nbugs : none\n")
+    assert read_native_level(cpuinfo) == "x86-64-v3"
+    cpuinfo.write_text("processor : 0\n")
+    assert read_native_level(cpuinfo) is None
+    assert read_native_level(tmp_path / "none") is None
 
 
 def test_compiler_name(make_toolchain) -> None:
