@@ -29,12 +29,13 @@ def run(argv, shell="sh", **keywords):
     )
 
 
-@pytest.mark.parametrize("shell", ["sh", "bash", "dash"])
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "fish", "tcsh"])
 def test_arguments_arrive_as_they_are(shell):
     if not shutil.which(shell):
-        pytest.fail(f"{shell} is on every Linux this runs on")
-    done = run(text_argv(ECHO, "echo.py", AWKWARD), shell)
-    assert parse_answer("node1", done.stdout) == {"args": AWKWARD, "name": "__main__"}
+        pytest.fail(f"no {shell}: .ci/run installs it, and so does your package manager")
+    for python in ("", sys.executable):
+        done = run(text_argv(ECHO, "echo.py", AWKWARD, python), shell)
+        assert parse_answer("node1", done.stdout) == {"args": AWKWARD, "name": "__main__"}, shell
 
 
 def test_the_command_is_safe_for_csh_and_fish():
