@@ -24,13 +24,17 @@ from provision.build.shelf import COLUMNS, read_shelf
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_native_level, read_toolchain
+from provision.connect import SshOptions
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
+from provision.findings import Report
 from provision.fleet import connected, error_report
+from provision.hosts.drift import drift, lockable, parse_allowed
 from provision.hosts.facts import gather_facts
 from provision.hosts.fit import Wanted, compare_built, compare_wanted, require_python
 from provision.hosts.here import read_here
+from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, read_now
 from provision.hosts.nics import choose_ways
 from provision.hosts.parity import compare
 from provision.hosts.preflight import evaluate
@@ -48,7 +52,6 @@ from provision.launch.prepare import (
     read_new_run_id,
     read_run_recipe,
 )
-from provision.connect import SshOptions
 from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
 
@@ -83,6 +86,9 @@ HELP = {
     "master_addr": "address of the first host as the others reach it (default: its SSH address)",
     "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
     "runs": "local folder that results are collected to (default runs/)",
+    "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
+    "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
+    "allow_drift": "what may differ from the drift lock, as in gpu.driver,kernel",
     "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
     "keep": "leave the demo's hosts up until Ctrl-C",
     "dry_run": "read everything, print the plan, change nothing",
@@ -103,6 +109,7 @@ BUILD = (
 FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
 WHEEL = ("wheel", "wheels")
 TRAIN = ("zero", "offload", "recipe", "set")
+LOCK = ("locked", "lock_file", "allow_drift")
 RUN = ("model", "data", "output", "master_addr", "master_port")
 
 
@@ -116,7 +123,7 @@ def command(*flags):
                 body(out, read_settings(c.config.zerofleet, **given))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        defaults = {"accept_new": False, "dry_run": False, "json": False}
+        defaults = dict.fromkeys(("accept_new", "locked", "dry_run", "json"), False)
         run.__signature__ = inspect.Signature(
             [inspect.Parameter("c", kind)]
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
@@ -148,8 +155,21 @@ def facts_of(out, fleet, peers=()):
     return gathered.facts
 
 
+def peers_of(fleet):
+    """The addresses that every host looks up its way to: all of theirs."""
+    return [fleet.address(host) for host in fleet.inventory.labels]
+
+
+def wheel_of(out, s):
+    """The wheel that hosts are held against, and its environment's name; None twice if none."""
+    manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
+    out.say(f"wheel: {manifest or f'none in {s.wheels}: hosts against each other only'}")
+    return manifest, read_env_spec(CHECKOUT, s.wheels, manifest).name if manifest else None
+
+
 def ready_of(out, s, fleet, env, recipe):
     """The run's hosts, what it wants of them, and what preflight found there."""
+    lock, allowed = read_lock(s.lock_file, needed=s.locked), parse_allowed(s.allow_drift)
     found = fleet.fan_out(lambda remote: str(remote.cxn.host))
     out.require(error_report(found))
     facts = facts_of(out, fleet, list(found.values()))
@@ -157,7 +177,9 @@ def ready_of(out, s, fleet, env, recipe):
     hosts = make_run_hosts(fleet.inventory, facts, env.manifest.accelerator, ways)
     wanted = make_wanted(s, hosts, found[hosts[0].name], ways, env.proof, recipe)
     rows = (CHECKOUT / "trainer" / "rows.py").read_text(encoding="utf-8")
-    report = evaluate(wanted, facts, ways, gather_ready(fleet, wanted, rows, out.say))
+    ready = evaluate(wanted, facts, ways, gather_ready(fleet, wanted, rows, out.say))
+    drifted = drift(lock, facts, env.manifest, allowed)
+    report = Report(findings=(*drifted.findings, *ready.findings))
     return hosts, wanted, report, clock_offsets(facts)
 
 
@@ -269,15 +291,31 @@ def hosts(out, s):
     out.report(error_report(gathered.errors))
 
 
-@command(*FLEET, *WHEEL)
+@command(*FLEET, *WHEEL, *LOCK)
 def parity(out, s):
-    """Hold the hosts against the wheel, if one is built, and against each other."""
-    manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
-    out.say(f"wheel: {manifest or f'none in {s.wheels}: hosts against each other only'}")
+    """Hold the hosts against the wheel, if one is built, each other and (--locked) the lock."""
+    old, allowed = s.locked and read_lock(s.lock_file, needed=True), parse_allowed(s.allow_drift)
+    manifest, env = wheel_of(out, s)
     with fleet_of(s) as fleet:
-        gathered = gather_facts(fleet)
+        gathered = gather_facts(fleet, peers_of(fleet), say=out.say)
     out.report(error_report(gathered.errors))
-    out.report(compare(manifest, s.torch, gathered.facts), full=True)
+    report = compare(manifest, s.torch, gathered.facts, lock=env, slots=fleet.inventory.slots)
+    drifted = drift(old or None, gathered.facts, manifest, allowed, unread=gathered.errors)
+    out.report(Report(findings=(*report.findings, *drifted.findings)), full=True)
+
+
+@command(*FLEET, *WHEEL, "lock_file", "allow_drift", "dry_run")
+def lock(out, s):
+    """Record what every host is: preflight and train then refuse when one is not so any more."""
+    old, allowed = read_lock(s.lock_file), parse_allowed(s.allow_drift)
+    manifest, _ = wheel_of(out, s)
+    with fleet_of(s) as fleet:
+        facts = facts_of(out, fleet, peers_of(fleet))
+    out.require(lockable(facts, allowed))
+    plan = plan_lock(s.lock_file, old, make_lock(facts, manifest, read_now()))
+    out.plan(plan)
+    apply_lock(plan)
+    out.locked(plan)
 
 
 @command(*FLEET, *WHEEL, "dry_run")
@@ -286,14 +324,14 @@ def deploy(out, s):
     spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with fleet_of(s) as fleet:
         facts = facts_of(out, fleet)
-        out.require(compare(spec.manifest, s.torch, facts))
+        out.require(compare(spec.manifest, s.torch, facts, deployed=False))
         plan = plan_deploy(spec, facts)
         out.plan(plan)
         fleet.apply(plan, out.say)
     out.deployed(deployed(spec, plan, facts))
 
 
-@command(*FLEET, *WHEEL, *RUN, *TRAIN)
+@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN)
 def preflight(out, s):
     """Ask every host, and the network between them, whether this run could start now."""
     recipe = read_flags(s)
@@ -303,7 +341,7 @@ def preflight(out, s):
     out.report(report, full=True)
 
 
-@command(*FLEET, *WHEEL, *RUN, *TRAIN, "runs", "dry_run")
+@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "runs", "dry_run")
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
     code = read_code_files(CHECKOUT)
@@ -328,6 +366,16 @@ def demo(_, folder=None, keep=False, json=False):
 
 
 ns = Collection(
-    build_deepspeed, toolchain, inspect_wheel, wheels, hosts, parity, deploy, preflight, train, demo
+    build_deepspeed,
+    toolchain,
+    inspect_wheel,
+    wheels,
+    hosts,
+    parity,
+    lock,
+    deploy,
+    preflight,
+    train,
+    demo,
 )
 ns.configure({"zerofleet": DEFAULTS})

@@ -102,19 +102,25 @@ class Fleet:
         """OpenSSH's own files, read once for all hosts."""
         return read_ssh_files(self.options)
 
-    def _remote(self, host: Host) -> Remote:
+    def _known(self, host: Host) -> Remote:
         if host.label not in self.connections:
             self.connections[host.label] = Remote(
                 label=host.label, cxn=make_connection(host, self.options, self._ssh_files)
             )
-        remote = self.connections[host.label]
+        return self.connections[host.label]
+
+    def _remote(self, host: Host) -> Remote:
+        remote = self._known(host)
         remote.open()
         return remote
 
     def address(self, label: str) -> str:
-        """The address or name that the host is reached at (HostName of ssh_config, or its name)."""
+        """The address or name that the host is reached at (HostName of ssh_config, or its name).
+
+        It is not connected to: a host that is down has an address too.
+        """
         host = next(host for host in self.inventory if host.label == label)
-        return str(self._remote(host).cxn.host)
+        return str(self._known(host).cxn.host)
 
     def disconnect(self, label: str) -> None:
         """Drop one host's connection; the next call to it connects anew."""

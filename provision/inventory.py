@@ -63,6 +63,11 @@ class Inventory:
         """The hosts' labels, in node_rank order."""
         return tuple(host.label for host in self.hosts)
 
+    @property
+    def slots(self) -> dict[str, int]:
+        """What the file says of slots, by label; nothing of a host where it says nothing."""
+        return {host.label: host.slots for host in self.hosts if host.slots}
+
 
 def parse_inventory(text: str, origin: str) -> Inventory:
     """Hosts of a hosts file's text; ``origin`` is its name, for messages.

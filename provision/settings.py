@@ -51,7 +51,12 @@ DEFAULTS: dict[str, Any] = {
     "set": {},
     "master_addr": None,
     "master_port": 29500,
+    "locked": False,
+    "lock_file": None,
+    "allow_drift": None,
 }
+#: The drift lock, beside the hosts file unless ``lock_file`` names another.
+LOCK_NAME = "zerofleet.lock.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +97,13 @@ class Settings:
     set: Mapping[str, Any]
     master_addr: str | None
     master_port: int
+    locked: bool
+    lock_file: Path
+    allow_drift: str | None
 
 
-_PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe"}
+_PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
+_LISTS = {"ops", "allow_drift"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 
 
@@ -125,7 +134,10 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     for key in _PATHS:
         if values[key] is not None:
             values[key] = folder / Path(str(values[key])).expanduser()
-    values["ops"] = ",".join(values["ops"]) if isinstance(values["ops"], list) else values["ops"]
+    values["lock_file"] = values["lock_file"] or values["hosts"].parent / LOCK_NAME
+    for key in _LISTS:
+        if isinstance(values[key], list):
+            values[key] = ",".join(values[key])
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
 
 

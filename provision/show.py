@@ -21,6 +21,7 @@ from rich.table import Table
 from provision import errors
 from provision.build.manifest import WheelManifest
 from provision.findings import Level, Report, merged
+from provision.hosts.lock import LockPlan
 from provision.launch.apply import RunResult
 from provision.launch.plan import LaunchPlan
 from provision.steps import Plan
@@ -49,7 +50,7 @@ class Answer:
 
     def say(self, text: str) -> None:
         """A line of progress, on stderr."""
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text), file=sys.stderr, flush=True)
 
     def add(self, **values: Any) -> None:
         """Keys of the JSON object."""
@@ -58,7 +59,7 @@ class Answer:
     def text(self, text: str) -> None:
         """Text for a person, on stdout; nothing with ``--json``."""
         if not self.json:
-            print(text, flush=True)
+            print(visible(text), flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for a person; nothing with ``--json``."""
@@ -66,7 +67,7 @@ class Answer:
             return
         table = Table(*columns, box=None, header_style="bold", pad_edge=False)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(visible(cell) for cell in row))
         _console().print(table)
 
     def report(self, report: Report, *, full: bool = False) -> None:
@@ -78,13 +79,15 @@ class Answer:
         self.exit = self.exit or report.exit_code
         if full and report.findings:
             rows = [
-                (hosts, f.subject, f"[{_STYLE[f.level]}]{f.level}[/]", f.found, f.expected)
+                (
+                    escape(hosts),
+                    escape(f.subject),
+                    f"[{_STYLE[f.level]}]{f.level}[/]",
+                    *(escape(text) for text in (f.found, f.expected, f.remedy)),
+                )
                 for hosts, f in merged(report.findings)
             ]
-            columns = ("host", "subject", "level", "found", "expected")
-            self.table(
-                columns, [(escape(a), escape(b), c, escape(d), escape(e)) for a, b, c, d, e in rows]
-            )
+            self.table(("host", "subject", "level", "found", "expected", "why, what to do"), rows)
         if full and report.ok:
             self.text(f"ok: {len(report.findings)} findings, none of them fails")
         # A table has shown the warnings.
@@ -98,12 +101,12 @@ class Answer:
         if not report.ok:
             raise Stop
 
-    def plan(self, plan: Plan | LaunchPlan) -> None:
+    def plan(self, plan: Plan | LaunchPlan | LockPlan) -> None:
         """A plan that is about to be applied; a dry run shows it whole and ends here."""
-        steps = plan if isinstance(plan, Plan) else plan.plan
+        steps = plan.plan if isinstance(plan, LaunchPlan) else plan
         if self.dry_run:
             self.values["plan"] = steps.as_json()
-            if not isinstance(plan, Plan):
+            if isinstance(plan, LaunchPlan):
                 self.values["launch"] = plan.as_json()
             self.text(str(plan))
             raise Stop
@@ -121,6 +124,11 @@ class Answer:
         for host, did in hosts.items():
             what = f"{did['bytes_sent']:,} bytes sent" if did["changed"] else "nothing to do"
             self.text(f"{host}: {did['env']}: {what}")
+
+    def locked(self, plan: LockPlan) -> None:
+        """The drift lock that was written, or found to say all this already."""
+        self.add(lock=str(plan.path), changes=[change.as_json() for change in plan.changes])
+        self.text(str(plan))
 
     def outcome(self, result: RunResult) -> None:
         """How a run ended, and where its results are."""
@@ -152,6 +160,15 @@ def answer(*, json: bool, dry_run: bool = False) -> Iterator[Answer]:
         print(jsonlib.dumps({"ok": found.exit == 0, "exit": found.exit, **found.values}))
     if found.exit:
         raise SystemExit(found.exit)
+
+
+def visible(text: str) -> str:
+    """Text that a terminal shows and does not obey: hosts' answers hold what hosts put there.
+
+    Control characters (escape sequences begin with one), direction marks and what is no character
+    at all are shown as Python writes them; line ends and tabs stay.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def _console() -> Console:

@@ -38,7 +38,7 @@ def _compare_trait(trait: Trait, hosts: Mapping[str, HostFacts], slots: Slots) -
     facts = {host: trait.read(each) for host, each in having.items()}
     if not any(fact.unknown or fact.value is not None for fact in facts.values()):
         return []
-    found = {host: text(fact) for host, fact in facts.items()}
+    found = {h: str(f) if f.unknown else trait.text(f.value) for h, f in facts.items()}
     group = grouped(trait, {host: fact for host, fact in facts.items() if not fact.unknown})
     majority, count = majority_of(group)
     expected = f"{majority}, as {count} of {len(facts)} hosts" if majority else _ONE_VALUE
@@ -59,22 +59,17 @@ def _compare_trait(trait: Trait, hosts: Mapping[str, HostFacts], slots: Slots) -
     return findings
 
 
-def text(fact: Fact) -> str:
-    """A fact as findings show it."""
-    return "none" if fact.absent else str(fact)
-
-
 def grouped(trait: Trait, facts: Mapping[str, Fact]) -> dict[str, str]:
     """Host → value, where numbers that count as equal are one: the lowest of them."""
     if not trait.near:
-        return {host: text(fact) for host, fact in facts.items()}
+        return {host: trait.text(fact.value) for host, fact in facts.items()}
     group, lowest = {}, None
     numbers = {host: fact.value for host, fact in facts.items() if fact.value is not None}
     for host, value in sorted(numbers.items(), key=lambda pair: pair[1]):
         if lowest is None or value - lowest > trait.near * value:
             lowest = value
-        group[host] = str(lowest)
-    return {host: group.get(host, text(fact)) for host, fact in facts.items()}
+        group[host] = trait.text(lowest)
+    return {host: group.get(host, trait.text(fact.value)) for host, fact in facts.items()}
 
 
 def majority_of(values: Mapping[str, str]) -> tuple[str, int]:

@@ -17,6 +17,16 @@ def _of(fact: Fact, value: Any) -> Fact:
     return Fact(unknown=fact.unknown) if fact.unknown else Fact(value=value)
 
 
+def release(text: str) -> str:
+    """The first two numbers of a version: "6.1" of "6.1.0-18-amd64"."""
+    return ".".join(text.split(".")[:2])
+
+
+def branch(text: str) -> str:
+    """The first number of a version: "580" of "580.65.06"."""
+    return text.partition(".")[0]
+
+
 def plain(name: str) -> Read:
     """The fact of that name, as it is."""
     return lambda facts: facts[name]

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
 from provision.findings import Finding, Level, Report
-from provision.hosts.facts import Fact, HostFacts
-from provision.hosts.lock import HERE, HOSTS, LOCKED, WHEEL, Lock, equal, value_text
+from provision.hosts.facts import HostFacts
+from provision.hosts.lock import HERE, HOSTS, LOCKED, WHEEL, Lock, equal
 
 _AGAIN = "after a change that is wanted, write it again: invoke lock"
 
@@ -43,7 +43,7 @@ def lockable(facts: Mapping[str, HostFacts], allowed: Collection[str]) -> Report
 
 
 def drift(
-    lock: Lock,
+    lock: Lock | None,
     facts: Mapping[str, HostFacts],
     manifest: WheelManifest | None,
     allowed: Collection[str] = (),
@@ -53,8 +53,10 @@ def drift(
     """What is no longer as locked: an error each, a note where ``allowed`` names it.
 
     A new host is drift, and so is one that is no longer there; ``unread`` names hosts that are
-    in the hosts file and could not be asked.
+    in the hosts file and could not be asked. Without a lock there is nothing to hold them to.
     """
+    if lock is None:
+        return Report()
     findings: list[Finding] = []
     for host in [
         *facts,
@@ -84,17 +86,18 @@ def _compare_host(lock: Lock, facts: HostFacts, allowed: Collection[str]) -> lis
     findings, unchanged, locked = [], 0, lock.hosts[facts.host]
     for name, trait in LOCKED.items():
         fact = trait.read(facts)
+        found = str(fact) if fact.unknown else trait.text(fact.value)
         if name not in locked:
             remedy = "it could not be read then; write it again: invoke lock"
-            findings.append(_finding(facts.host, name, Level.NOTE, fact, "not locked", remedy))
+            findings.append(_finding(facts.host, name, Level.NOTE, found, "not locked", remedy))
         elif not fact.unknown and equal(fact.value, locked[name], trait.near):
             unchanged += 1
         else:
             level = Level.UNKNOWN if fact.unknown else Level.ERROR
             level = Level.NOTE if name in allowed else level
-            expected = f"{value_text(locked[name])}, as locked {lock.when}"
+            expected = f"{trait.text(locked[name])}, as locked {lock.when}"
             remedy = _remedy(name, trait.undo)
-            findings.append(_finding(facts.host, name, level, fact, expected, remedy))
+            findings.append(_finding(facts.host, name, level, found, expected, remedy))
     expected = f"as locked {lock.when}"
     ok = _finding(facts.host, "drift", Level.OK, f"{unchanged} facts unchanged", expected, "")
     return [ok, *findings] if unchanged else findings
@@ -108,8 +111,6 @@ def _remedy(name: str, undo: str = "") -> str:
 def _finding(
     host: str, subject: str, level: Level, found: object, expected: str, remedy: str
 ) -> Finding:
-    if isinstance(found, Fact):
-        found = value_text(found.value) if not found.unknown else found
     return Finding(
         host=host, subject=subject, level=level, found=str(found), expected=expected, remedy=remedy
     )

@@ -21,7 +21,6 @@ from provision.hosts.facts import HostFacts
 from provision.hosts.traits import TRAITS
 
 SCHEMA = 1
-NAME = "zerofleet.lock.json"
 LOCKED = {trait.name: trait for trait in TRAITS if trait.locked}
 #: What can drift beside the facts of a host: which hosts there are, and the wheel of a run.
 HOSTS, WHEEL = "hosts", "wheel"
@@ -138,18 +137,30 @@ def equal(one: Any, other: Any, near: float) -> bool:
     return bool(one == other)
 
 
-def value_text(value: Any) -> str:
-    """A locked value in words."""
-    return "none" if value is None else str(value)
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What writing a lock changes in it, in words."""
+
+    host: str
+    name: str
+    was: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.name}: {self.was} → {self.now}"
+
+    def as_json(self) -> dict[str, str]:
+        """A change as ``--json`` shows it: keys are only ever added."""
+        return {"host": self.host, "subject": self.name, "was": self.was, "now": self.now}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockPlan:
-    """A lock to write, and what changes by it: (host, fact, before, after) in words."""
+    """A lock to write, and what changes by it."""
 
     path: Path
     text: str
-    changes: tuple[tuple[str, str, str, str], ...]
+    changes: tuple[Change, ...]
 
     @property
     def title(self) -> str:
@@ -164,43 +175,55 @@ class LockPlan:
     def __str__(self) -> str:
         if self.empty:
             return f"{self.title}: nothing to do"
-        lines = [f"  {host}: {name}: {was} → {now}" for host, name, was, now in self.changes]
-        return "\n".join([f"{self.title}:", *lines])
+        return "\n".join([f"{self.title}:", *(f"  {change}" for change in self.changes)])
 
     def as_json(self) -> dict[str, object]:
         """As steps.Plan's: the ``plan`` key of ``--dry-run --json``."""
         steps = [
-            {"host": host, "action": f"record {name} {now}", "why": f"it was {was}"}
-            for host, name, was, now in self.changes
+            {"host": c.host, "action": f"record {c.name} {c.now}", "why": f"it was {c.was}"}
+            for c in self.changes
         ]
         return {"phases": [{"name": str(self.path), "steps": steps}] if steps else []}
 
 
 def plan_lock(path: Path, old: Lock | None, new: Lock) -> LockPlan:
-    """What writing ``new`` over ``old`` changes. Values that count as equal keep the old one."""
-    changes: list[tuple[str, str, str, str]] = []
-    was_wheel, now_wheel = (old.wheel if old else {}), new.wheel
-    if old is None or was_wheel != now_wheel:
-        names = (was_wheel.get("name", "none"), now_wheel.get("name", "none"))
-        changes.append((HERE, WHEEL, *names))
+    """What writing ``new`` over ``old`` changes. Values that count as equal stay as they were."""
     before: Mapping[str, Mapping[str, Any]] = old.hosts if old else {}
-    hosts: dict[str, dict[str, Any]] = {}
-    for host, facts in new.hosts.items():
-        was = before.get(host, {})
-        hosts[host] = {
-            name: was[name] if name in was and equal(value, was[name], LOCKED[name].near) else value
-            for name, value in facts.items()
-        }
-        if host not in before:
-            changes.append((host, HOSTS, "not locked", f"{len(facts)} facts"))
-            continue
-        for name in sorted({*was, *facts}):
-            if name not in was or name not in facts or hosts[host][name] != was[name]:
-                words = [value_text(d[name]) if name in d else "not locked" for d in (was, facts)]
-                changes.append((host, name, words[0], words[1]))
-    changes += [(h, HOSTS, f"{len(before[h])} facts", "gone") for h in before if h not in hosts]
+    hosts = {host: _settled(facts, before.get(host, {})) for host, facts in new.hosts.items()}
+    changes: list[Change] = []
+    was, now = (old.wheel if old else {}), new.wheel
+    if was != now:
+        words = {"was": was.get("name", "none"), "now": now.get("name", "none")}
+        changes.append(Change(host=HERE, name=WHEEL, **words))
+    for host, facts in hosts.items():
+        if host in before:
+            changes += _changes(host, before[host], facts)
+        else:
+            now_words = f"{len(facts)} facts"
+            changes.append(Change(host=host, name=HOSTS, was="not locked", now=now_words))
+    for host in [name for name in before if name not in hosts]:
+        changes.append(Change(host=host, name=HOSTS, was=f"{len(before[host])} facts", now="gone"))
     text = render_lock(Lock(written=new.written, wheel=new.wheel, hosts=hosts))
     return LockPlan(path=path, text=text, changes=tuple(changes))
+
+
+def _settled(facts: Mapping[str, Any], was: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts, with the former value of each that counts as unchanged."""
+    return {
+        name: was[name] if name in was and equal(value, was[name], LOCKED[name].near) else value
+        for name, value in facts.items()
+    }
+
+
+def _changes(host: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
+    def word(facts: Mapping[str, Any], name: str) -> str:
+        return LOCKED[name].text(facts[name]) if name in facts else "not locked"
+
+    return [
+        Change(host=host, name=name, was=word(was, name), now=word(now, name))
+        for name in sorted({*was, *now})
+        if name not in was or name not in now or was[name] != now[name]
+    ]
 
 
 def apply_lock(plan: LockPlan) -> None:

@@ -1,55 +1,66 @@
-"""Parity: do the hosts fit the wheel, and each other? Pure.
+"""Parity: do the hosts fit what is wanted, the wheel, and each other? Pure.
 
 Against the wheel a misfit is an error, because the run would fail there. Among the hosts the
-majority is named and the odd ones out are shown, as hard as the subject deserves: a different
-kernel is a note, a different driver a warning.
+majority is named and the odd ones out are shown, as hard as the subject deserves (traits.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from packaging.version import Version
 
 from provision.build.manifest import WheelManifest
-from provision.compat import arch_covers, cpu_runs, driver_minimum
+from provision.compat import arch_covers, cpu_runs, driver_minimum, driver_of_toolkit
 from provision.findings import Finding, Level, Report
-from provision.hosts.facts import Fact, HostFacts, parse_version
+from provision.hosts.among import Slots, compare_among
+from provision.hosts.facts import HostFacts, parse_version
+from provision.hosts.machines import compare_machines
+
+#: Below it, processes of a distributed run may hang: accelerate warns of it, too.
+#: check_os_kernel, https://github.com/huggingface/accelerate/blob/main/src/accelerate/utils/other.py
+_KERNEL = "5.5"
+#: What nvidia-smi says when no GPU can be used → what to do. The wording is NVML's:
+#: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceEnumvs.html (nvmlReturn_t)
+_BROKEN_DRIVER = {
+    "Driver/library version mismatch": "the driver was upgraded below the loaded kernel module: "
+    "reboot, or stop what uses the GPUs and reload the nvidia modules",
+    "couldn't communicate with the NVIDIA driver": "the kernel module is not loaded: modprobe "
+    "nvidia; after a new kernel, build it again (dkms autoinstall)",
+    "No devices were found": "the driver runs and finds no GPU: dmesg | grep -iE 'nvrm|xid'",
+    "Insufficient Permissions": "may this user open /dev/nvidia*? (groups video, render)",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Among:
-    """A fact that hosts are held against each other for, and how bad a difference is."""
-
-    fact: str
-    level: Level
-    why: str
-
-
-#: Hosts differ in harmless ways; each level says what a difference can do to a run.
-AMONG = (
-    Among(fact="gpu.driver", level=Level.WARN, why="one driver on all hosts rules out NCCL faults"),
-    Among(fact="gpu.names", level=Level.WARN, why="the slowest GPU sets the pace of all"),
-    Among(fact="environment.lock", level=Level.WARN, why="run: invoke deploy"),
-    Among(fact="toolkit", level=Level.NOTE, why="not used: the wheel holds what was compiled"),
-    Among(fact="os", level=Level.NOTE, why="harmless while glibc fits the wheel"),
-    Among(fact="glibc", level=Level.NOTE, why="harmless while it fits the wheel"),
-    Among(fact="kernel", level=Level.NOTE, why="harmless as a rule"),
-    Among(fact="cpu.model", level=Level.NOTE, why="harmless while its level fits the wheel"),
-)
-
-
-def compare(manifest: WheelManifest | None, torch: str, hosts: Mapping[str, HostFacts]) -> Report:
+def compare(
+    manifest: WheelManifest | None,
+    torch: str,
+    hosts: Mapping[str, HostFacts],
+    *,
+    lock: str | None = None,
+    deployed: bool = True,
+    slots: Slots | None = None,
+) -> Report:
     """Findings of every host against the wheel (if there is one), then among the hosts.
 
-    ``torch`` is the version that the environment pins, e.g. "2.13.0".
+    Args:
+        manifest: of the wheel that the hosts are to run.
+        torch: the version that the environment pins, e.g. "2.13.0".
+        hosts: the facts, in host order.
+        lock: the environment that the wheel and locks/train.lock make, if that is known.
+        deployed: hold the environments in use to it as well; a deploy is about to replace them.
+        slots: what the hosts file says of each host; fewer GPUs are then no fault.
     """
+    gpu = manifest is None or manifest.torch_cuda is not None
     findings: list[Finding] = []
-    if manifest is not None:
-        for facts in hosts.values():
+    for facts in hosts.values():
+        findings += _system(facts, gpu=gpu)
+        if manifest is not None:
             findings += compare_wheel(manifest, torch, facts)
-    for among in AMONG if len(hosts) > 1 else ():
-        findings += _compare_among(among, hosts)
+        if deployed:
+            findings += compare_environment(manifest, lock, facts)
+    findings += compare_machines(hosts, gpu=gpu)
+    findings += compare_among(hosts, gpu=gpu, deployed=deployed, slots=slots or {})
     return Report(findings=tuple(findings))
 
 
@@ -62,8 +73,86 @@ def compare_wheel(manifest: WheelManifest, torch: str, facts: HostFacts) -> list
         _cpu(manifest, facts),
     ]
     if manifest.torch_cuda:
-        findings += [_driver(manifest.torch_cuda, facts), *_gpus(manifest, facts)]
+        findings += [_driver(manifest, facts), *_gpus(manifest, facts)]
     return findings
+
+
+def compare_environment(
+    manifest: WheelManifest | None, lock: str | None, facts: HostFacts
+) -> list[Finding]:
+    """The environment in use on one host, against the wheel it should hold."""
+    record, now = facts["environment"], facts["environment.now"]
+    if record.unknown or record.absent:
+        level = Level.UNKNOWN if record.unknown else Level.NOTE
+        wanted = lock or "one, before a run"
+        found = record if record.unknown else "none"
+        return [_judged(facts, "environment", level, found, wanted, "run: invoke deploy")]
+    environment, held = facts.environment, dict(now.value or {})
+    findings = []
+    if now.unknown:
+        expected = f"torch {environment.get('torch')}, as proved"
+        findings += [_finding(facts, "environment", None, now, expected, "see why, and try again")]
+    for name in ("torch", "torch_cuda", "deepspeed"):
+        if not now.unknown and not _same_version(held.get(name), environment.get(name)):
+            found, proved = f"{name} {held.get(name)}", f"{environment.get(name)}, as deploy proved"
+            remedy = f"it was changed since: remove {environment.get('path')}, run: invoke deploy"
+            findings.append(_finding(facts, "environment", False, found, proved, remedy))
+    wanted_of = {"lock": lock} if lock else {}
+    if manifest is not None:
+        wanted_of |= {"torch": manifest.torch, "wheel_sha256": manifest.sha256}
+    for name, want in wanted_of.items():
+        good, found = environment.get(name) == want, str(environment.get(name))
+        subject = f"environment.{name.removesuffix('_sha256')}"
+        short = 12 if name == "wheel_sha256" else None
+        expected = f"{want[:short]} ({manifest.wheel if manifest and short else 'this wheel'})"
+        findings.append(
+            _finding(facts, subject, good, found[:short], expected, "run: invoke deploy")
+        )
+    return findings
+
+
+def _same_version(one: object, other: object) -> bool:
+    """Equal; a local part ("+cpu") counts only where both name one."""
+    a, b = parse_version(one), parse_version(other)
+    if a is None or b is None:
+        return one == other
+    return a == b if a.local and b.local else a.public == b.public
+
+
+def _system(facts: HostFacts, *, gpu: bool) -> list[Finding]:
+    """What is wrong with one host whatever it is to run."""
+    findings = []
+    kernel = parse_version(".".join(str(facts["kernel"].value).split("-")[0].split(".")[:2]))
+    if kernel is not None and kernel < Version(_KERNEL):
+        why = "processes of a distributed run may hang on older ones"
+        expected = f"{_KERNEL} or later"
+        findings.append(_judged(facts, "kernel", Level.WARN, facts["kernel"], expected, why))
+    level = Level.ERROR if gpu else Level.NOTE
+    unread = facts["gpus"].unknown
+    for words, remedy in _BROKEN_DRIVER.items():
+        if words.lower() in unread.lower():
+            expected = "a driver that answers nvidia-smi"
+            findings.append(_judged(facts, "driver", level, unread, expected, remedy))
+    on_bus, listed = len(facts["gpu.pci"].value or ()), len(facts.gpus)
+    if listed and on_bus > listed:
+        remedy = "one fell off the bus (dmesg | grep -i xid), or this login may not see all"
+        found, expected = f"{listed} in nvidia-smi", f"{on_bus}, as on the PCI bus"
+        level = Level.WARN if gpu else Level.NOTE
+        findings.append(_judged(facts, "gpu.count", level, found, expected, remedy))
+    return findings
+
+
+def _judged(
+    facts: HostFacts, subject: str, level: Level, found: object, expected: str, remedy: str
+) -> Finding:
+    return Finding(
+        host=facts.host,
+        subject=subject,
+        level=level,
+        found=str(found),
+        expected=expected,
+        remedy=remedy,
+    )
 
 
 def _finding(
@@ -71,14 +160,7 @@ def _finding(
 ) -> Finding:
     """A judged fact: ok, error, or (None) unknown."""
     level = {True: Level.OK, False: Level.ERROR, None: Level.UNKNOWN}[good]
-    return Finding(
-        host=facts.host,
-        subject=subject,
-        level=level,
-        found=str(found),
-        expected=expected,
-        remedy="" if good else remedy,
-    )
+    return _judged(facts, subject, level, found, expected, "" if good else remedy)
 
 
 def _torch(manifest: WheelManifest, torch: str, facts: HostFacts) -> Finding:
@@ -130,14 +212,22 @@ def _cpu(manifest: WheelManifest, facts: HostFacts) -> Finding:
     return _finding(facts, "cpu", good, facts["cpu.level"], f"{manifest.cpu} or later", remedy)
 
 
-def _driver(torch_cuda: str, facts: HostFacts) -> Finding:
-    minimum, found = driver_minimum(torch_cuda), parse_version(facts["gpu.driver"].value)
+def _driver(manifest: WheelManifest, facts: HostFacts) -> Finding:
+    """The driver runs any toolkit of its CUDA major version, but compiles no newer PTX."""
+    torch_cuda, found = str(manifest.torch_cuda), parse_version(facts["gpu.driver"].value)
+    minimum, needs = driver_minimum(torch_cuda), f"torch CUDA {torch_cuda}"
+    remedy = "upgrade the driver, or build against a torch for an older CUDA"
+    cubins = tuple(arch.removesuffix("+PTX") for arch in manifest.arch_list)
+    if manifest.toolkit and any(not arch_covers(cubins, g["compute_cap"]) for g in facts.gpus):
+        exact = driver_of_toolkit(manifest.toolkit)
+        if exact is None or minimum is None or exact > minimum:
+            minimum, needs = exact, f"PTX of toolkit {manifest.toolkit}, compiled by the driver"
+            remedy = "upgrade the driver, or rebuild with this GPU's own capability in --arch"
     if facts["gpu.driver"].absent:
         good: bool | None = False
     else:
         good = None if minimum is None or found is None else found >= minimum
-    expected = f"{minimum or 'a driver known'} or later (torch CUDA {torch_cuda})"
-    remedy = "upgrade the driver, or build against a torch for an older CUDA"
+    expected = f"{minimum or 'a driver known'} or later ({needs})"
     return _finding(facts, "driver", good, facts["gpu.driver"], expected, remedy)
 
 
@@ -159,40 +249,3 @@ def _gpus(manifest: WheelManifest, facts: HostFacts) -> list[Finding]:
         )
         for name, capability in kinds
     ]
-
-
-def _derived(facts: HostFacts, name: str) -> Fact:
-    if name == "gpu.names":
-        names = Counter(gpu["name"] for gpu in facts.gpus)
-        text = ", ".join(f"{count} x {name}" for name, count in sorted(names.items()))
-        return Fact(value=text or None, unknown=facts["gpus"].unknown)
-    if name == "environment.lock":
-        lock = facts.environment.get("lock")
-        return Fact(value=lock, unknown=facts["environment"].unknown)
-    return facts[name]
-
-
-def _compare_among(among: Among, hosts: Mapping[str, HostFacts]) -> list[Finding]:
-    found = {host: str(_derived(facts, among.fact)) for host, facts in hosts.items()}
-    counts = Counter(found.values()).most_common()
-    if len(counts) == 1:
-        expected = "the same on all hosts"
-        return [_among(among, host, value, expected, same=True) for host, value in found.items()]
-    majority = None if counts[0][1] == counts[1][1] else counts[0][0]
-    expected = f"{majority}, as {counts[0][1]} of {len(found)} hosts"
-    return [
-        _among(among, host, value, expected if majority else "one value on all hosts", same=False)
-        for host, value in found.items()
-        if value != majority
-    ]
-
-
-def _among(among: Among, host: str, value: str, expected: str, *, same: bool) -> Finding:
-    return Finding(
-        host=host,
-        subject=among.fact,
-        level=Level.OK if same else among.level,
-        found=value,
-        expected=expected,
-        remedy="" if same else among.why,
-    )

@@ -16,16 +16,6 @@ def _same(text: str) -> str:
     return text
 
 
-def release(text: str) -> str:
-    """The first two numbers of a version: "6.1" of "6.1.0-18-amd64"."""
-    return ".".join(text.split(".")[:2])
-
-
-def branch(text: str) -> str:
-    """The first number of a version: "580" of "580.65.06"."""
-    return text.partition(".")[0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Trait:
     """Something that hosts of one run should have in common.
@@ -37,6 +27,7 @@ class Trait:
         undo: what brings the former state back, when it changed.
         coarse: what of the value has to differ for ``level``; less is a note.
         near: numbers this close to each other (a share of them) are equal.
+        unit: of its numbers.
         gpu: it is nothing to a run on CPUs.
         locked: the drift lock records it.
         needs: without this fact a host has no such trait; another trait says so.
@@ -49,9 +40,14 @@ class Trait:
     read: derived.Read
     coarse: Callable[[str], str] = _same
     near: float = 0.0
+    unit: str = ""
     gpu: bool = False
     locked: bool = True
     needs: str = ""
+
+    def text(self, value: object) -> str:
+        """A value in words."""
+        return "none" if value is None else f"{value}{self.unit}"
 
 
 _DEPLOY = "run: invoke deploy"
@@ -69,7 +65,7 @@ TRAITS = (
     Trait(
         name="kernel",
         level=Level.WARN,
-        coarse=release,
+        coarse=derived.release,
         why="memory, cgroup and network defaults change between releases; a patch is harmless",
         undo="boot that kernel again",
         read=derived.plain("kernel"),
@@ -127,6 +123,7 @@ TRAITS = (
         name="memory",
         level=Level.WARN,
         near=0.05,
+        unit=" GiB",
         why="offload has to fit the smallest host",
         undo="is a memory module gone? (dmidecode -t memory)",
         read=derived.gibibytes("memory", "total"),
@@ -135,6 +132,7 @@ TRAITS = (
         name="memory.limit",
         level=Level.WARN,
         near=0.05,
+        unit=" GiB",
         why="a cgroup with less memory kills its ranks first",
         undo="set that cgroup limit again",
         read=derived.gibibytes("memory.limit", "limit"),
@@ -168,7 +166,7 @@ TRAITS = (
         name="gpu.driver",
         level=Level.WARN,
         gpu=True,
-        coarse=branch,
+        coarse=derived.branch,
         why="each may do for the CUDA runtime; one branch on all hosts rules out NCCL faults",
         undo="install that driver again",
         read=derived.plain("gpu.driver"),
@@ -228,7 +226,7 @@ TRAITS = (
         name="environment.python",
         needs="environment",
         level=Level.ERROR,
-        coarse=release,
+        coarse=derived.release,
         why=_DEPLOY,
         undo=_DEPLOY,
         read=derived.environment("python"),

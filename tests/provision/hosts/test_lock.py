@@ -94,13 +94,13 @@ def test_memory_that_wobbles_is_not_a_change(lock_of, tmp_path):
     wobbling = lock_of("node1", memory={"total": total - (1 << 30)})
     assert changes(old, wobbling, tmp_path) == ()
     (change,) = changes(old, lock_of("node1", memory={"total": total // 2}), tmp_path)
-    assert change == ("node1", "memory", "512.0", "256.0")
+    assert str(change) == "node1: memory: 512.0 GiB → 256.0 GiB"
 
 
 def test_hosts_that_come_and_go_and_a_new_wheel(lock_of, make_manifest, tmp_path):
     new = lock_of("node1", "node3", manifest=make_manifest())
     found = changes(lock_of("node1", "node2"), new, tmp_path)
-    assert [(host, name) for host, name, *_ in found] == [
+    assert [(change.host, change.name) for change in found] == [
         ("this checkout", "wheel"),
         ("node3", "hosts"),
         ("node2", "hosts"),

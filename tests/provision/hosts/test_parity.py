@@ -91,27 +91,120 @@ def test_no_gpu_where_the_wheel_wants_one_is_an_error(make_manifest, make_facts)
     assert {f.subject for f in failing(manifest, make_facts())} == {"driver", "gpu"}
 
 
-def test_the_odd_one_out_is_named_against_the_majority(make_facts):
-    hosts = {n: make_facts(n, gpu_driver="580.1", gpus=[H100]) for n in ("node1", "node2")}
-    hosts["node3"] = make_facts("node3", gpu_driver="570.2", gpus=[H100])
-    (finding,) = (f for f in compare(None, "2.13.0", hosts).findings if f.level is not Level.OK)
-    assert finding.host == "node3"
+DEPLOYED = {
+    "lock": "abc123", "python": "3.11.2", "torch": "2.13.0+cpu", "torch_cuda": None,
+    "deepspeed": "0.19.8+torch2.13.cpu.x86v3", "wheel_sha256": "ab" * 32, "path": "/envs/abc123",
+}  # fmt: skip
+HELD = {"torch": "2.13.0+cpu", "torch_cuda": None, "nccl": None, "deepspeed": "0.19.8"}
+
+
+def in_use(make_manifest, make_facts, record=None, held=None, lock="abc123"):
+    facts = make_facts(
+        environment={**DEPLOYED, **(record or {})},
+        **{"environment.now": {**HELD, **(held or {})}},
+    )
+    report = compare(make_manifest(), "2.13.0", {"node1": facts}, lock=lock)
+    return [str(f) for f in report.failing]
+
+
+def test_the_environment_that_the_wheel_makes_fits(make_manifest, make_facts):
+    assert in_use(make_manifest, make_facts) == []
+
+
+@pytest.mark.parametrize(
+    ("record", "held", "line"),
+    [
+        ({"lock": "old"}, {}, "environment.lock: found old, expected abc123"),
+        ({"wheel_sha256": "cd" * 32}, {}, "environment.wheel: found cdcdcdcdcdcd, expected abab"),
+        ({"torch": "2.12.1+cpu"}, {"torch": "2.12.1"}, "environment.torch: found 2.12.1+cpu"),
+        ({}, {"torch": "2.12.1"}, "found torch 2.12.1, expected 2.13.0+cpu, as deploy proved"),
+        ({}, {"torch": "2.13.0+cu130"}, "environment: found torch 2.13.0+cu130"),
+        ({}, {"deepspeed": None}, "environment: found deepspeed None, expected 0.19.8"),
+    ],
+)
+def test_another_environment_in_use_is_an_error(make_manifest, make_facts, record, held, line):
+    (found,) = in_use(make_manifest, make_facts, record, held)
+    assert line in found
+    assert "invoke deploy" in found
+
+
+def test_what_the_environment_holds_now_could_not_be_read(make_manifest, make_facts):
+    facts = make_facts(environment=DEPLOYED, **{"environment.now": {"unknown": "no access"}})
+    (finding,) = compare(make_manifest(), "2.13.0", {"node1": facts}, lock="abc123").failing
+    assert finding.level is Level.UNKNOWN
+
+
+def test_before_the_first_deploy_there_is_a_note_and_deploy_asks_for_none(
+    make_manifest, make_facts
+):
+    hosts = {"node1": make_facts()}
+    report = compare(make_manifest(), "2.13.0", hosts, lock="abc123")
+    assert [f.subject for f in report.findings if f.level is Level.NOTE] == ["environment"]
+    assert report.ok
+    old = {"node1": make_facts(environment={**DEPLOYED, "lock": "old"})}
+    assert compare(make_manifest(), "2.13.0", old, lock="abc123", deployed=False).ok
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("Failed to initialize NVML: Driver/library version mismatch", "reboot"),
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+            "modprobe nvidia",
+        ),
+        ("No devices were found", "dmesg"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_an_error_that_says_what_to_do(make_facts, said, remedy):
+    facts = make_facts(gpus={"unknown": f"nvidia-smi: exit 18: {said}"}, gpu_driver="580.65.06")
+    (finding,) = compare(None, "2.13.0", {"node1": facts}).failing
+    assert finding.subject == "driver"
+    assert said in finding.found
+    assert remedy in finding.remedy
+
+
+def test_a_broken_driver_is_nothing_to_a_run_on_cpus(make_manifest, make_facts):
+    facts = make_facts(gpus={"unknown": "Driver/library version mismatch"})
+    report = compare(make_manifest(), "2.13.0", {"node1": facts})
+    assert report.ok
+    assert Level.NOTE in {f.level for f in report.findings if f.subject == "driver"}
+
+
+def test_a_gpu_that_fell_off_the_bus(make_facts):
+    slots = [{"slot": f"0000:0{n}:00.0", "id": "10de:2330"} for n in range(2)]
+    facts = make_facts(gpus=[H100], gpu_driver="580.1", **{"gpu.pci": slots})
+    (finding,) = (f for f in compare(None, "2.13.0", {"n": facts}).findings if "gpu" in f.subject)
     assert finding.level is Level.WARN
-    assert "found 570.2, expected 580.1, as 2 of 3 hosts" in str(finding)
+    assert "1 in nvidia-smi, expected 2, as on the PCI bus" in str(finding)
 
 
-def test_without_a_majority_every_host_is_shown(make_facts):
-    hosts = {"node1": make_facts("node1"), "node2": make_facts("node2", kernel="5.15.0")}
-    findings = [f for f in compare(None, "2.13.0", hosts).findings if f.level is not Level.OK]
-    assert [(f.host, f.level) for f in findings] == [("node1", Level.NOTE), ("node2", Level.NOTE)]
+@pytest.mark.parametrize(
+    ("kernel", "warns"),
+    [
+        ("5.4.0-150-generic", True),
+        ("5.5", False),
+        ("6.1.0-18-amd64", False),
+        ("4.18.0-553.el8", True),
+    ],
+)
+def test_a_kernel_on_which_distributed_runs_hang(make_facts, kernel, warns):
+    findings = compare(None, "2.13.0", {"n": make_facts(kernel=kernel)}).findings
+    assert [f.level for f in findings if f.subject == "kernel"] == [Level.WARN] * warns
 
 
-def test_equal_hosts_are_shown_as_equal(make_facts):
-    hosts = {name: make_facts(name) for name in ("node1", "node2")}
-    findings = compare(None, "2.13.0", hosts).findings
-    assert {f.level for f in findings} == {Level.OK}
-    assert "kernel" in {f.subject for f in findings}
-
-
-def test_one_host_has_nobody_to_differ_from(make_facts):
-    assert compare(None, "2.13.0", {"node1": make_facts()}).findings == ()
+@pytest.mark.parametrize(
+    ("archs", "driver", "level"),
+    [
+        (("9.0",), "580.10", Level.OK),  # its own code: minor version compatibility
+        (("8.0+PTX",), "580.10", Level.ERROR),  # PTX of 13.0 needs the driver of 13.0
+        (("8.0+PTX",), "580.65.06", Level.OK),
+        (("8.0", "9.0+PTX"), "580.10", Level.OK),
+    ],
+)
+def test_ptx_needs_the_driver_of_its_toolkit(make_manifest, make_facts, archs, driver, level):
+    manifest = make_manifest(
+        accelerator="cuda", torch_cuda="13.0", toolkit="13.0.88", arch_list=archs
+    )
+    findings = compare_wheel(manifest, "2.13.0", make_facts(gpu_driver=driver, gpus=[H100]))
+    assert next(f for f in findings if f.subject == "driver").level is level
