@@ -26,13 +26,14 @@ SHARED = {
     "names",
     "talk",
 }
-STAGES = {"build", "hosts", "deploy", "launch", "demo"}
+STAGES = {"build", "hosts", "deploy", "launch", "memory", "demo"}
 #: What a stage may read of another: the one way that data goes.
 EDGES = {
     "build": set(),
     "hosts": {"build.manifest"},  # parity holds hosts against a wheel
     "deploy": {"build.manifest", "build.extra", "hosts"},
     "launch": {"hosts"},
+    "memory": {"hosts"},  # what GPUs and memory there are
     "demo": set(),  # it types the user's commands
 }
 #: Third-party packages that one module only may import.
