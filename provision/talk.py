@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from provision.errors import HostError
 from provision.script import parse_answer
+
+OnLine = Callable[[str], None]
 
 _END = b">>ZEROFLEET"
 
@@ -33,8 +35,12 @@ class Talk:
         except OSError:
             raise self._ended() from None
 
-    def receive(self, timeout: float) -> dict[str, object]:
-        """The script's next answer; HostError if it ended, or is silent for ``timeout`` s."""
+    def receive(self, timeout: float, on_line: OnLine | None = None) -> dict[str, object]:
+        """The script's next answer; HostError if it ended, or if none came in ``timeout`` s.
+
+        With ``on_line``, which sees the lines before the answer, it is silence that must not last
+        so long: a script that works for minutes says so meanwhile.
+        """
         until = time.monotonic() + timeout
         while _END not in self._unread:
             self.channel.settimeout(max(0.01, until - time.monotonic()))
@@ -45,13 +51,25 @@ class Talk:
                     f"{self.label}: answer",
                     found=f"none in {timeout:.0f} s",
                     expected="an answer",
-                    remedy="is the host very busy, or its network cut?",
+                    remedy="is the host down or very busy, or its network cut?",
                 ) from None
             if not part:
                 raise self._ended()
             self._unread += part
+            if on_line is not None:
+                until = time.monotonic() + timeout
+                self._pass_lines(on_line)
         answer, _, self._unread = self._unread.partition(_END)
         return parse_answer(self.label, (answer + _END).decode("utf-8", "replace"))
+
+    def _pass_lines(self, on_line: OnLine) -> None:
+        """Hand over whole lines that are no answer."""
+        *lines, rest = self._unread.split(b"\n")
+        kept = [line for line in lines if _END in line]
+        for line in lines:
+            if _END not in line:
+                on_line(line.decode("utf-8", "replace").rstrip("\r"))
+        self._unread = b"\n".join([*kept, rest])
 
     def _ended(self) -> HostError:
         """Why there is no answer any more: what the script, or the shell, said at the end."""

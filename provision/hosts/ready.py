@@ -6,7 +6,6 @@ between all of them (mesh.py).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +14,14 @@ from provision.errors import ProvisionError
 from provision.fleet import Fleet
 from provision.hosts.mesh import Mesh, MeshWanted, gather_mesh
 from provision.remote import Remote
-from provision.script import parse_answer, read_onhost, script_argv
+from provision.script import read_onhost
 
 Say = Callable[[str], None]
 Answers = Mapping[str, Mapping[str, Any] | ProvisionError]
+
+
+#: A host that hashes or reads for minutes says every five seconds that it does.
+_SILENCE_SECONDS = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,12 @@ def gather_ready(fleet: Fleet, wanted: Wanted, rows_program: str, say: Say) -> R
             if line.startswith("ZEROFLEET-SAY "):
                 say(f"[{remote.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
 
-        _, out, err = remote.run(script_argv("ready", [json.dumps(request)]), on_line)
-        return parse_answer(remote.label, out, err)
+        talk = remote.talk("ready")
+        try:
+            talk.send(request)
+            return talk.receive(_SILENCE_SECONDS, on_line)
+        finally:
+            talk.close()
 
     say(f"preflight: asking {len(wanted.slots)} hosts")
     answers = fleet.fan_out(ask, tuple(wanted.slots))

@@ -1,10 +1,13 @@
 """May this run start here, now? What the host is asked once, for preflight.
 
-    ready.py JSON    {"folders": [PATH…], "model": PATH, "data": PATHS, "rows": PROGRAM,
-                      "prove": PROGRAM, "python": PATH, "environment": {…}}
+The question is one line of JSON on stdin, because it holds programs:
+
+    {"folders": [PATH…], "model": PATH, "data": PATHS, "rows": PROGRAM,
+     "prove": PROGRAM, "python": PATH, "environment": {…}}
 
 What is missing or "" isn't asked. ``rows`` is the trainer's reader, run on ``data``; ``prove`` is
-prove.py, run by ``python``. Lines of progress go to stdout as ZEROFLEET-SAY.
+prove.py, run by ``python``. Until the answer there is a line every few seconds: ZEROFLEET-SAY for
+a person, ZEROFLEET-ALIVE for the controller alone.
 
 Standard library only, Python 3.8 or later. Changes nothing: the file that shows a folder to be
 writable is gone at once. What took long to find out (digests of large files, ops that load) is kept
@@ -31,7 +34,7 @@ from typing import Callable
 SEEN = "~/.zerofleet/seen"
 #: Below it, hashing takes less time than looking whether it was hashed.
 LARGE = 64 << 20
-ROWS_SECONDS, PROVE_SECONDS = 3600, 120
+ROWS_SECONDS, PROVE_SECONDS, ALIVE_SECONDS = 3600, 120, 5.0
 #: What transformers loads of a model folder; a README may differ.
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 DATA_FILES = (".jsonl", ".json")
@@ -47,6 +50,16 @@ print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(prove(json.loads(sys.argv[1]))))
 def say(text: str) -> None:
     """A line of progress."""
     print("ZEROFLEET-SAY " + text, flush=True)
+
+
+def live() -> None:
+    """Show that this host is still there; end when nobody listens any more."""
+    while True:
+        time.sleep(ALIVE_SECONDS)
+        try:
+            print("ZEROFLEET-ALIVE", flush=True)
+        except OSError:
+            os._exit(1)
 
 
 def reason(error: OSError) -> str:
@@ -376,4 +389,5 @@ def answers(wanted: dict[str, object]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answers(json.loads(sys.argv[1]))))
+    threading.Thread(target=live, daemon=True).start()
+    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answers(json.loads(sys.stdin.readline()))))
