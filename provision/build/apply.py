@@ -27,8 +27,14 @@ from provision.build.provide import (
     error_since,
 )
 from provision.build.state import read_wheels_of, wheel_facts
-from provision.build.tree import apply_finished, apply_room, apply_tidy, objects_key
-from provision.errors import BuildError
+from provision.build.tree import (
+    apply_finished,
+    apply_room,
+    apply_tidy,
+    compiling,
+    objects_key,
+)
+from provision.errors import BuildError, ConfigError
 
 
 def apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
@@ -42,8 +48,36 @@ def apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
         The wheel's manifest; ``cached`` when nothing was compiled.
 
     Raises:
-        BuildError: with the compiler's or the audit's own words, and the path of the full log.
+        BuildError: with the compiler's or the audit's own words, and the path of the full log; or
+            with what the disk said.
+        ConfigError: the wheel could not be put where it is to go.
     """
+    _require_writable(plan.spec.out)
+    try:
+        return _apply_build(plan, say)
+    except OSError as error:
+        where = error.filename or plan.state.layout.root
+        raise BuildError(
+            f"build deepspeed {plan.version}",
+            found=f"{error.strerror or error} ({where})",
+            expected="room for the build, and the right to write there",
+            remedy="free some space or choose another folder (XDG_CACHE_HOME, --wheels)",
+        ) from None
+
+
+def _require_writable(out: Path) -> None:
+    """ConfigError now rather than after minutes of compiling."""
+    there = next(one for one in (out, *out.parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            "--wheels",
+            found=f"{there}, which can't be written to" if there.is_dir() else f"a file, {there}",
+            expected="a folder to put the wheel in",
+            remedy="name another, or change its permissions",
+        )
+
+
+def _apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
     with apply_lock(plan.state.layout, say):
         environment = read_environment(plan.environment_path)
         if environment is not None and (ready := _ready(plan, environment, say)):
@@ -99,9 +133,13 @@ def _build(
     objects = objects_key(facts, environment.path)
     if apply_room(layout, objects):
         say("objects of the build before are here: compiling what changed since")
-    apply_source(plan, log, say)
-    apply_cuda_home(plan, environment, log, say)
-    wheel = _compiled(plan, log, say, lambda: apply_finished(layout, objects))
+    try:
+        apply_source(plan, log, say)
+        apply_cuda_home(plan, environment, log, say)
+        wheel = _compiled(plan, log, say, lambda: apply_finished(layout, objects))
+    except OSError:
+        shutil.rmtree(layout.work, ignore_errors=True)  # whoever needs room gets it
+        raise
     audit = apply_audit(
         wheel,
         spec=plan.spec,
@@ -146,6 +184,7 @@ def _compiled(
         log=log,
         on_line=heard,
         on_idle=lambda seconds: say(f"{state or 'compiling'}: {seconds:.0f} s"),
+        record=compiling(plan.state.layout),
     )
     if status >= 0:  # well or not: nothing was cut short by a signal
         finished()
@@ -199,9 +238,12 @@ def _keep(wheel: Path, manifest: WheelManifest, facts: Mapping[str, object], fol
     # Made beside its place and moved there as a whole: a key's folder is complete or absent.
     staging = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    wheel.replace(staging / wheel.name)
-    apply_manifest(manifest, staging)
-    apply_facts(facts, staging)
-    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-    staging.rename(folder)
+    try:
+        staging.mkdir(parents=True)
+        wheel.replace(staging / wheel.name)
+        apply_manifest(manifest, staging)
+        apply_facts(facts, staging)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

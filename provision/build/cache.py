@@ -147,12 +147,14 @@ def read_kept_wheel(folder: Path) -> WheelManifest | None:
 
 
 def apply_copy(wheel: WheelManifest, *, source: Path, target: Path) -> None:
-    """Copy a wheel and its manifest into ``target``; each whole or not at all."""
+    """Copy a wheel and its manifest into ``target``: both, or nothing is changed there."""
     target.mkdir(parents=True, exist_ok=True)
-    temporary = target / f".{wheel.wheel}.{os.getpid()}"
+    staging = target / f".{wheel.wheel}.{os.getpid()}"
     try:
-        shutil.copyfile(source / wheel.wheel, temporary)
-        temporary.replace(target / wheel.wheel)
+        staging.mkdir()
+        shutil.copyfile(source / wheel.wheel, staging / wheel.wheel)
+        sidecar = manifest.apply_manifest(wheel, staging)
+        (staging / wheel.wheel).replace(target / wheel.wheel)
+        sidecar.replace(target / sidecar.name)
     finally:
-        temporary.unlink(missing_ok=True)
-    manifest.apply_manifest(wheel, target)
+        shutil.rmtree(staging, ignore_errors=True)

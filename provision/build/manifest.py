@@ -279,8 +279,11 @@ def apply_manifest(manifest: WheelManifest, folder: Path) -> Path:
     """Write a manifest beside its wheel in ``folder``; whole or not at all. Returns its path."""
     path = sidecar(folder / manifest.wheel)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(manifest.as_json(), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(manifest.as_json(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import json
 import os
 import re
 import selectors
@@ -36,12 +37,14 @@ def apply_command(
     log: IO[str],
     on_line: Callable[[str], None] = lambda _line: None,
     on_idle: Callable[[float], None] = lambda _seconds: None,
+    record: Path | None = None,
 ) -> int:
     """Run a command to its end and return its exit status (negative: the signal that ended it).
 
     Stdout and stderr go to ``log`` and, line by line, to ``on_line``; ``on_idle`` gets the
     seconds since the start whenever IDLE_S passed without a line. Whatever ends this call early
-    (Ctrl-C, an error in a callback) ends the command and everything it started.
+    (Ctrl-C, an error in a callback) ends the command and everything it started. What no program
+    can answer (kill -9) does not: then ``record`` names what was left for apply_end_recorded.
     """
     with subprocess.Popen(
         command.argv,
@@ -54,14 +57,48 @@ def apply_command(
         start_new_session=True,
     ) as process:
         try:
+            if record is not None:
+                record.write_text(json.dumps(_identity(process.pid)), encoding="utf-8")
             for line in _lines(process, on_idle):
                 log.write(line + "\n")
                 on_line(line)
             log.flush()
-            return process.wait()
+            status = process.wait()
         except BaseException:
-            _end_session(process)
+            _end_session(process.pid, process.poll)
             raise
+    if record is not None:
+        record.unlink(missing_ok=True)
+    return status
+
+
+def apply_end_recorded(record: Path) -> bool:
+    """End what is left of a command whose caller was killed; True when there was something.
+
+    A session's number is not given out anew while any process of it lives; so it is the recorded
+    one if its leader is still the recorded process, or has gone.
+    """
+    try:
+        pid, started, boot = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+    record.unlink(missing_ok=True)
+    now, started_now, boot_now = _identity(pid)
+    if boot_now != boot or started_now not in ("", started) or not _session_members(now):
+        return False
+    _end_session(pid)
+    return True
+
+
+def _identity(pid: int) -> tuple[int, str, str]:
+    """A process beyond doubt: its number, its start in ticks ("" if it has gone), the boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return pid, "", boot
+    # starttime is field 22, and the name, field 2, may hold anything
+    return pid, stat.rpartition(")")[2].split()[19], boot
 
 
 def _lines(process: subprocess.Popen[bytes], on_idle: Callable[[float], None]) -> Iterator[str]:
@@ -85,18 +122,18 @@ def _lines(process: subprocess.Popen[bytes], on_idle: Callable[[float], None]) -
         yield rest
 
 
-def _end_session(process: subprocess.Popen[bytes]) -> None:
+def _end_session(session: int, reap: Callable[[], object] = lambda: None) -> None:
     """End every process of the command's session: ninja gives each compiler a process group of
     its own, so ending the command's group is not enough.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + GRACE_S
-        for pid in _session_members(process.pid):
+        for pid in _session_members(session):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         while time.monotonic() < deadline:
-            process.poll()  # reaps it, so that it stops counting as a member
-            if not _session_members(process.pid):
+            reap()  # so that it stops counting as a member
+            if not _session_members(session):
                 return
             time.sleep(0.05)
 

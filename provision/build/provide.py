@@ -142,7 +142,7 @@ def apply_source(plan: BuildPlan, log: IO[str], say: Callable[[str], None]) -> N
         BuildError: pip could not bring it, or brought another file.
     """
     source = plan.source
-    origin = source.path or plan.state.archive or _fetched(plan, log, say)
+    origin = source.path or _fetched(plan, log, say)
     say(f"unpacking {source.name}")
     apply_tree(origin, plan.state.layout)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from provision.build.cache import Layout, key_of
+from provision.build.process import apply_end_recorded
 from provision.build.source import apply_unpack
 
 #: Of a wheel's facts, those that decide which objects there are, and not what is in each.
@@ -34,8 +35,9 @@ def apply_room(layout: Layout, key: str) -> bool:
     """Make ``layout.work`` ready for a build; True when objects of an earlier one were kept.
 
     From here until ``apply_finished`` they count as half made: a build that is killed leaves
-    nothing that the next one trusts.
+    nothing that the next one trusts, and what it left running is ended.
     """
+    apply_end_recorded(compiling(layout))
     marker = _marker(layout)
     try:
         kept = json.loads(marker.read_text(encoding="utf-8")) == {"objects": key}
@@ -48,6 +50,11 @@ def apply_room(layout: Layout, key: str) -> bool:
     marker.unlink()
     apply_tidy(layout)
     return True
+
+
+def compiling(layout: Layout) -> Path:
+    """Where a compilation's process is written down while it runs."""
+    return layout.work / "compiling.json"
 
 
 def apply_finished(layout: Layout, key: str) -> None:

@@ -104,3 +104,10 @@ def test_the_nearest_wheel_and_what_keeps_it_from_being_the_one(tmp_path: Path) 
     assert read_nearest(layout, wanted)[1] in [("ops",), ("torch",)]
     (layout.wheels / "near" / "key.json").write_text("{")
     assert read_nearest(layout, wanted) == ("deepspeed-1.whl", ("torch",))
+
+
+def test_copy_that_fails_leaves_the_target_as_it_was(tmp_path: Path, make_manifest) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(FileNotFoundError):
+        apply_copy(make_manifest(), source=tmp_path / "nowhere", target=target)
+    assert list(target.iterdir()) == []

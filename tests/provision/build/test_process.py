@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from provision.build import process
-from provision.build.process import Command, apply_command
+from provision.build.process import Command, apply_command, apply_end_recorded
 
 
 def sh(script: str, **environ: str) -> Command:
@@ -73,3 +76,61 @@ def test_an_interrupt_ends_even_processes_in_groups_of_their_own(tmp_path: Path)
             if state == "Z":  # ended; its new parent has yet to take note
                 return
     assert not Path(f"/proc/{pid}").exists()
+
+
+KILLED = """
+import io, sys
+from pathlib import Path
+from provision.build.process import Command, apply_command
+script = "trap '' TERM PIPE; echo started; exec sleep 60"
+command = Command(argv=("/bin/sh", "-c", script), environ={})
+apply_command(command, log=io.StringIO(), on_line=lambda line: print(line, flush=True),
+              record=Path(sys.argv[1]))
+"""
+
+
+def test_what_a_killed_caller_left_running_is_ended(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, record], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as caller:
+        assert caller.stdout
+        assert caller.stdout.readline() == "started\n"
+        caller.kill()
+    pid = json.loads(record.read_text())[0]
+    assert f"/proc/{pid}" in [str(path) for path in Path("/proc").glob("[0-9]*")]
+    grace, process.GRACE_S = process.GRACE_S, 0.1
+    try:
+        assert apply_end_recorded(record)
+    finally:
+        process.GRACE_S = grace
+    assert not process._session_members(pid)
+    assert not record.exists()
+
+
+def test_a_record_of_another_process_ends_nobody(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    assert not apply_end_recorded(record)
+    with subprocess.Popen(["/bin/sleep", "60"], start_new_session=True) as other:
+        pid, started, boot = process._identity(other.pid)
+        for named in ([pid, started + "1", boot], [pid, started, "another boot"], "text", []):
+            record.write_text(json.dumps(named))
+            assert not apply_end_recorded(record)
+        record.write_text("{")
+        assert not apply_end_recorded(record)
+        assert other.poll() is None
+        other.kill()
+
+
+def test_a_command_that_ended_leaves_no_record(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    seen: list[str] = []
+    apply_command(
+        sh("echo hello"),
+        log=io.StringIO(),
+        on_line=lambda _line: seen.append(record.read_text()),
+        record=record,
+    )
+    assert json.loads(seen[0])
+    assert not record.exists()
