@@ -23,7 +23,7 @@ from provision.build.failure import first_error
 from provision.build.manifest import sha256_of
 from provision.build.plan import BuildPlan
 from provision.build.process import Command, apply_command
-from provision.build.toolkit import apply_view, missing, read_view
+from provision.build.toolkit import apply_view, missing, nvcc_script, read_view
 from provision.build.tree import apply_tree
 from provision.errors import BuildError
 
@@ -105,7 +105,7 @@ def apply_cuda_home(
             expected="a whole toolkit between them",
             remedy="name a whole one with CUDA_HOME, or build with --toolkit pypi",
         )
-    apply_view(links, plan.cuda_home)
+    apply_view(links, nvcc_script(toolkit), plan.cuda_home)
 
 
 def _describe(

@@ -15,7 +15,7 @@ from provision.build.manifest import WheelManifest, read_manifest, sha256_of
 from provision.build.source import Source, read_source
 from provision.build.spec import BuildSpec
 from provision.build.toolchain import Toolchain
-from provision.build.toolkit import Toolkit
+from provision.build.toolkit import NVCC_DROPPED, Toolkit
 from provision.errors import ConfigError
 
 #: Compiler and linker flags beside DeepSpeed's own. Debug data is 97 % of an op's size; the
@@ -160,7 +160,7 @@ def wheel_facts(
         "epoch": EPOCH,
         # Not of the wheel's content, but of what its manifest can promise.
         "isa_checked": bool(toolchain.objdump),
-        "flags": [STRIP, PREFIX_MAP, *MAPPED, *NVCC_FLAGS],
+        "flags": [STRIP, PREFIX_MAP, *MAPPED, *NVCC_FLAGS, *NVCC_DROPPED],
         "lock": lock_sha256,
         "ops": list(spec.op_names),
         "python": require_python(toolchain).tag,

@@ -32,6 +32,9 @@ NEEDED = (
 )
 #: Since CUDA 13 thrust and cub are a folder further down, which nvcc looks into by itself.
 _ELSEWHERE = {"include/thrust/complex.h": "include/cccl/thrust/complex.h"}
+#: What op_builder/ adds for profilers: it writes this machine's paths into the device code, where
+#: no prefix map reaches.
+NVCC_DROPPED = ("-lineinfo", "--generate-line-info")
 _MERGED = ("bin", "include", "lib", "lib64")
 
 
@@ -214,9 +217,33 @@ def _read_entries(folder: Path) -> Iterator[Path]:
         yield from sorted(folder.resolve().iterdir())
 
 
-def apply_view(links: Mapping[str, Path], target: Path) -> None:
-    """Make the links, in a folder that does not exist yet."""
+def nvcc_script(toolkit: Toolkit) -> str:
+    """The nvcc of a view: without NVCC_DROPPED.
+
+    The toolkit's parts are in the text for a ccache that is told to hash the compiler's content.
+    """
+    parts = ", ".join(f"{name} {version}" for name, version in sorted(toolkit.parts.items()))
+    return f"""\
+#!/bin/sh
+# {parts}
+for arg in "$@"; do
+    shift
+    case $arg in
+        {"|".join(NVCC_DROPPED)}) continue ;;
+    esac
+    set -- "$@" "$arg"
+done
+exec {shlex.quote(str(toolkit.home / "bin" / "nvcc"))} "$@"
+"""
+
+
+def apply_view(links: Mapping[str, Path], nvcc: str, target: Path) -> None:
+    """Make the links, and nvcc as a script, in a folder that does not exist yet."""
     for path, source in links.items():
         link = target / path
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(source)
+        if path != "bin/nvcc":
+            link.symlink_to(source)
+            continue
+        link.write_text(nvcc, encoding="utf-8")
+        link.chmod(0o755)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from provision.build.toolkit import (
     apply_view,
     choose_toolkit,
     missing,
+    nvcc_script,
     parse_archs_listed,
     parse_newest_gcc,
     parse_release,
@@ -147,14 +150,29 @@ def test_a_view_is_the_toolkit_and_what_it_lacks_from_torchs_packages(tmp_path: 
     assert "lib64/libcurand.so" in missing(read_view(home, tmp_path / "none"))
     links = read_view(home, packages)
     assert missing(links) == ()
-    apply_view(links, tmp_path / "view")
+    apply_view(links, "#!/bin/sh\n", tmp_path / "view")
     assert (tmp_path / "view" / "include" / "cuda_runtime.h").read_text().startswith("cuda ")
     assert (tmp_path / "view" / "include" / "cusparse.h").read_text() == "cusparse.h"
     assert (tmp_path / "view" / "lib64" / "libcurand.so").read_text() == "libcurand"
     assert (tmp_path / "view" / "lib64" / "libcudart.so").exists()
+    assert (home / "bin" / "nvcc").read_text() == "cuda bin/nvcc"
+    assert os.access(tmp_path / "view" / "bin" / "nvcc", os.X_OK)
     for part in NEEDED:
         if part != "include/thrust/complex.h":  # a folder further down, where nvcc looks itself
             assert (tmp_path / "view" / part).exists()
+
+
+def test_nvcc_writes_no_line_numbers(tmp_path: Path) -> None:
+    home = tmp_path / "a toolkit"
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "nvcc").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (home / "bin" / "nvcc").chmod(0o755)
+    script = tmp_path / "nvcc"
+    script.write_text(nvcc_script(replace(toolkit("13.0.88"), home=home)))
+    script.chmod(0o755)
+    argv = [script, "-O3", "-lineinfo", "-DX=a b", "x.cu"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["-O3", "-DX=a b", "x.cu"]
 
 
 def test_nothing_is_missed_silently(tmp_path: Path) -> None:
