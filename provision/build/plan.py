@@ -214,7 +214,7 @@ def _steps(
             _phase(
                 "compile",
                 f"compile {', '.join(spec.op_names)} for {target}, {jobs} at a time",
-                "so that no host compiles anything",
+                state.miss or "so that no host compiles anything",
             ),
             _phase(
                 "audit",

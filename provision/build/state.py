@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from provision.build import isa
-from provision.build.cache import Layout, key_of, read_kept_wheel
+from provision.build.cache import Layout, key_of, read_kept_wheel, read_nearest
 from provision.build.environment import LOCK, Environment, environment_path, read_environment
 from provision.build.interpreter import Python
 from provision.build.manifest import WheelManifest, read_manifest, sha256_of
@@ -41,6 +41,7 @@ class BuildState:
         toolkit_there: whether the toolkit's packages need no fetching.
         published: the very wheel asked for, if it lies in the out folder.
         kept: the very wheel asked for, if it lies in the cache.
+        miss: why there is none; "" when that can't be known before the environment is made.
     """
 
     layout: Layout
@@ -53,6 +54,7 @@ class BuildState:
     toolkit_there: bool = False
     published: WheelManifest | None = None
     kept: WheelManifest | None = None
+    miss: str = ""
 
 
 def read_state(spec: BuildSpec, toolchain: Toolchain, cache: Path) -> BuildState:
@@ -68,9 +70,11 @@ def read_state(spec: BuildSpec, toolchain: Toolchain, cache: Path) -> BuildState
     environment = read_environment(environment_path(spec, python, layout, lock_sha256))
     toolkit = toolkit_of(toolchain)
     published = kept = None
+    miss = ""
     if environment is not None:
-        key = wheel_key(spec, source, toolchain, environment, lock_sha256)
-        published, kept = read_wheels_of(key, spec, layout)
+        facts = wheel_facts(spec, source, toolchain, environment, lock_sha256)
+        published, kept = read_wheels_of(key_of(facts), spec, layout)
+        miss = "" if kept else miss_of(read_nearest(layout, facts))
     archive = layout.sources / source.sha256 / source.name
     return BuildState(
         layout=layout,
@@ -83,7 +87,18 @@ def read_state(spec: BuildSpec, toolchain: Toolchain, cache: Path) -> BuildState
         toolkit_there=toolkit is not None and toolkit.home.is_dir(),
         published=published,
         kept=kept,
+        miss=miss,
     )
+
+
+def miss_of(nearest: tuple[str, tuple[str, ...]] | None) -> str:
+    """What read_nearest found → why a wheel has to be compiled."""
+    if nearest is None:
+        return "no wheel in the cache yet"
+    name, parts = nearest
+    if not parts:
+        return f"{name} in the cache is damaged"
+    return f"{name} in the cache differs in {', '.join(parts)}"
 
 
 def read_wheels_of(
