@@ -134,6 +134,9 @@ def _compare_room(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ...]:
     elif toolchain.memory < needed:
         remedy = "lower --jobs, or free some: the kernel may end a compiler"
         findings.append(finding("memory", Level.WARN, _gib(toolchain.memory), _gib(needed), remedy))
+    else:
+        found = f"{_gib(toolchain.memory)}, for {jobs} compilers at once"
+        findings.append(finding("memory", Level.OK, found, f">= {_gib(needed)}"))
     findings.append(_compare_disk(spec, toolchain))
     return tuple(findings)
 

@@ -18,7 +18,7 @@ def failing(spec, toolchain) -> dict[str, str]:
 def test_a_machine_that_can_build(spec, make_toolchain) -> None:
     report = compare_toolchain(spec, make_toolchain())
     assert report.ok
-    assert {f.subject for f in report.findings} == {"CPU", "Python", "compiler", "disk"}
+    assert {f.subject for f in report.findings} == {"CPU", "Python", "compiler", "memory", "disk"}
 
 
 def test_everything_wrong_is_told_at_once(make_toolchain) -> None:
