@@ -10,7 +10,7 @@ from provision.findings import Finding, Level
 from provision.hosts.facts import HostFacts
 from provision.hosts.judge import Judge, size
 from provision.hosts.ready import Wanted
-from provision.hosts.storage import estimate
+from provision.hosts.storage import optimizer_bytes
 
 _SHM = "/dev/shm"  # noqa: S108 - it is what is judged
 #: DeepSpeed's shm_comm takes 66 MiB a rank of one host, NCCL 10 MiB a connection; 64 MB is what
@@ -106,8 +106,7 @@ def _memory(
     ranks, weights = wanted.slots[judge.host], int(model.get("bytes") or 0)
     need = ranks * (_RANK + (weights if wanted.accelerator == "cpu" else 0))
     if wanted.offload != "none":
-        # The optimizer's share, without what belongs on node 0's disk only.
-        need += estimate(wanted, wanted.node0, model).each * ranks // wanted.world_size
+        need += int(optimizer_bytes(wanted, judge.host, model))
     level = Level.OK if free >= need else Level.ERROR
     found = f"{size(free)} {what}" if level is not Level.OK else "enough"
     expected = f"{size(need)} at the very least, for {ranks} ranks and {size(weights)} of weights"

@@ -34,25 +34,36 @@ class Checkpoints:
         return self.each * self.kept
 
 
-def estimate(wanted: Wanted, host: str, model: Mapping[str, Any]) -> Checkpoints:
-    """What a host's checkpoints take, from the model's size and the trainer's flags.
+def trained_parameters(flags: Mapping[str, Any], model: Mapping[str, Any]) -> float:
+    """How many parameters a run trains, from the size of the weights and the trainer's flags.
 
-    Every rank saves its share of the optimizer; the weights (twice: DeepSpeed's own file, and the
-    model as transformers saves it) go to node 0, with ZeRO-3 DeepSpeed's are split as well. LoRA
-    saves the adapter only: 2 x rank / hidden_size of the weights, if every linear layer has one.
+    LoRA trains 2 x rank / hidden_size of them, if every linear layer has an adapter.
     """
-    flags = wanted.flags
     parameters = int(model.get("bytes") or 0) / _WIDTH.get(str(model.get("dtype")), 2)
-    trained = parameters
-    if flags.get("use_peft", True):
-        rank, hidden = float(flags.get("lora_rank", 8)), float(model.get("hidden_size") or 1024)
-        trained = parameters * min(1.0, 2 * rank / hidden)
+    if not flags.get("use_peft", True):
+        return parameters
+    rank, hidden = float(flags.get("lora_rank", 8)), float(model.get("hidden_size") or 1024)
+    return parameters * min(1.0, 2 * rank / hidden)
+
+
+def optimizer_bytes(wanted: Wanted, host: str, model: Mapping[str, Any]) -> float:
+    """A host's share of the optimizer, which ZeRO splits over the ranks at every stage."""
     share = wanted.slots[host] / wanted.world_size
-    each = trained * _OPTIMIZER * share
+    return trained_parameters(wanted.flags, model) * _OPTIMIZER * share
+
+
+def estimate(wanted: Wanted, host: str, model: Mapping[str, Any]) -> Checkpoints:
+    """What a host's checkpoints take.
+
+    Every rank saves its share of the optimizer; the trained weights (twice: DeepSpeed's own file,
+    and transformers') go to node 0, and with ZeRO-3 every rank saves its share of them, too.
+    """
+    flags, weights = wanted.flags, 2 * trained_parameters(wanted.flags, model)
+    each = optimizer_bytes(wanted, host, model)
     if host == wanted.node0:
-        each += trained * 2 * 2
+        each += 2 * weights
     elif wanted.zero == 3:
-        each += trained * 2 * share
+        each += weights * wanted.slots[host] / wanted.world_size
     # A new checkpoint is written before the oldest goes, and the result lies beside them.
     limit = flags.get("save_total_limit", 2)
     saves = str(flags.get("save_strategy", "steps")).lower() not in ("no", "false")
