@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 
-from provision.errors import HostError
+from provision.errors import ConfigError, HostError
 
 NO_PYTHON = "ZEROFLEET-NO-PYTHON"
 _ANSWER = re.compile(r"ZEROFLEET<<(.*?)>>ZEROFLEET", re.DOTALL)
@@ -26,6 +26,9 @@ _ANSWER = re.compile(r"ZEROFLEET<<(.*?)>>ZEROFLEET", re.DOTALL)
 # MAX_ARG_STRLEN, https://man7.org/linux/man-pages/man2/execve.2.html
 _MAX_COMMAND = 128 * 1024 - 1024
 
+#: Not the same inside quotes in every shell: https://fishshell.com/docs/current/language.html#quotes
+#: (backslash), csh(1) (history substitution).
+_NOT_IN_EVERY_SHELL = "\\!"
 #: What the boot line ends with under a Python that is too old; sh then tries the next one.
 _TOO_OLD = 86
 _BOOT = (
@@ -93,8 +96,16 @@ def text_argv(text: str, name: str, args: Sequence[str], python: str = "") -> tu
     ``python`` names the interpreter on the host; without it the first ``python3`` there that is
     3.8 or later. ``__name__`` is ``__main__``, as for any script.
 
-    Raises ValueError if program and arguments exceed what one command line can hold.
+    Raises ValueError if program and arguments exceed what one command line can hold, ConfigError
+    for an interpreter whose path not every login shell takes as it is.
     """
+    if odd := sorted(c for c in set(python) if c in _NOT_IN_EVERY_SHELL or not c.isprintable()):
+        raise ConfigError(
+            "path of a Python on a host",
+            found=ascii(python),
+            expected=f"no {' '.join(map(ascii, odd))} in it: fish and csh read them even in quotes",
+            remedy="use a home or an interpreter with a plain path",
+        )
     blob = _packed(text)
     argv = base64.b64encode(json.dumps([name, *args]).encode()).decode()
     if len(blob) + len(argv) > _MAX_COMMAND:
@@ -116,7 +127,10 @@ def parse_answer(host: str, stdout: str, stderr: str = "") -> dict[str, object]:
     """
     found = _ANSWER.findall(stdout)
     if found:
-        answer = json.loads(found[-1])
+        try:
+            answer = json.loads(found[-1])
+        except ValueError:
+            answer = None
         if isinstance(answer, dict):
             return answer
     if NO_PYTHON in stdout:

@@ -8,6 +8,7 @@ variables (https://docs.pyinvoke.org/en/stable/concepts/configuration.html). Pur
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -104,6 +105,8 @@ class Settings:
 
 _PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
 _LISTS = {"ops", "allow_drift"}
+#: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 
 
@@ -129,6 +132,8 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values.update({key: value for key, value in given.items() if key != "set"})
     values["set"] = {**_pairs(config.get("set")), **_pairs(flags.get("set"))}
     values["given"] = frozenset(given)
+    for key, value in values.items():
+        _require_plain(key, value)
     for key in _NUMBERS:
         values[key] = _number(key, values[key])
     for key in _PATHS:
@@ -139,6 +144,25 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         if isinstance(values[key], list):
             values[key] = ",".join(values[key])
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def _require_plain(key: str, value: Any) -> None:
+    """Refuse what a terminal obeys, ends a line, or is no character at all: Unicode's categories
+    of control and separator characters, surrogates, and marks that change the direction of text.
+    """
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and (odd := [c for c in text if _is_odd(c)]):
+            raise ConfigError(
+                f"--{key.replace('_', '-')}",
+                found=ascii(text[:200]),
+                expected=f"no {odd[0]!a} in it",
+                remedy="correct it; rename the file or folder where it is named so",
+            )
+
+
+def _is_odd(character: str) -> bool:
+    odd = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return odd or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def _number(key: str, value: Any) -> int:

@@ -139,3 +139,31 @@ def test_a_host_named_like_markup_is_shown_as_it_is(capsys, make_facts):
         out.table(show.HOST_COLUMNS, show.host_rows({"[bold]node": make_facts("[bold]node")}))
 
     assert "[bold]node" in run(body, capsys, json_out=False)[1]
+
+
+def test_escape_sequences_of_a_host_are_shown_and_not_obeyed(capsys):
+    odd = Finding(
+        host="node1",
+        subject="os",
+        level=Level.ERROR,
+        found="\x1b]0;title\x07\x1b[2J\u202e\udcff",
+        expected="a\rb",
+        remedy="多 →\x9b31m",
+    )
+
+    def body(out):
+        out.report(Report(findings=(odd,)), full=True)
+        out.table(("host",), [("\x1b[31mnode1",)])
+        out.text("line\x1b[1A\n\tnext")
+        out.say("[node1] \x1b[?1049h")
+
+    _, shown, said = run(body, capsys, json_out=False)
+    for text in (shown, said):
+        assert not [c for c in text if not c.isprintable() and c not in "\n\t"]
+        assert r"\x1b]0;title\x07\x1b[2J\u202e\udcff" in text
+        assert "多 →" in text
+    assert "line\\x1b[1A\n" in shown
+    code, out, _ = run(body, capsys)
+    assert code == 1
+    assert json.loads(out)["findings"][0]["found"] == odd.found
+    assert out.isascii()
