@@ -36,17 +36,13 @@ def plan_collect(
 
     Only global rank 0's host gets the model, the others their own shards of a checkpoint: so the
     output is the union over hosts, node 0's file where several have one of the same name.
+    Raises HostError for a file of neither folder: what a host answers names no place here.
     """
     fetches: dict[str, Fetch] = {}
     for host, run_dir in launch.run_dirs.items():
         for file in files.get(host, ()):
             path = str(file["path"])
-            inside = posixpath.relpath(path, outputs[host])
-            target = (
-                f"hosts/{host}/{posixpath.relpath(path, run_dir)}"
-                if inside.startswith("../")
-                else f"output/{inside}"
-            )
+            target = _target(host, path, outputs[host], run_dir)
             fetch = Fetch(
                 host=host,
                 source=path,
@@ -56,6 +52,20 @@ def plan_collect(
             )
             fetches.setdefault(target, fetch)
     return tuple(fetches.values())
+
+
+def _target(host: str, path: str, output: str, run_dir: str) -> str:
+    """Where a host's file goes, below the run's local folder."""
+    for folder, ours in ((output, "output"), (run_dir, f"hosts/{host}")):
+        inside = posixpath.relpath(path, folder)
+        if inside != ".." and not inside.startswith("../") and path.startswith("/"):
+            return f"{ours}/{inside}"
+    raise HostError(
+        f"{host}: files of the run",
+        found=ascii(path[:200]),
+        expected=f"files below {output} or {run_dir}",
+        remedy="look at that host: its answer is not that of a run",
+    )
 
 
 def apply_collect(fleet: Fleet, launch: LaunchPlan, folder: Path, say: Say) -> Path:

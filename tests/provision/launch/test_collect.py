@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
+from provision.errors import HostError
 from provision.launch.collect import plan_collect
 
 LAUNCH = SimpleNamespace(run_dirs={"node1": "/home/a/runs/r", "node2": "/home/b/runs/r"})
@@ -45,3 +48,12 @@ def test_an_output_folder_elsewhere_is_still_the_output():
         "output/a.bin": "node1",
         "hosts/node1/node.log": "node1",
     }
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/home/a/.ssh/id_rsa", "/home/a/runs/r/output/../../../x", "/", "/home/a/runs", "x", "../x"],
+)
+def test_a_host_names_no_place_outside_the_runs_folder(path):
+    with pytest.raises(HostError, match="node1: files of the run: found"):
+        targets({"node1": "/home/a/runs/r/output"}, {"node1": [file(path)]})
