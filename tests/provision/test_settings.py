@@ -50,3 +50,17 @@ def test_what_cannot_be_honoured_is_refused(config, flags, message):
 
 def test_every_default_is_accepted_as_configuration():
     make_settings(DEFAULTS, {}, HERE)
+
+
+def test_the_drift_lock_lies_beside_the_hosts_file_unless_named():
+    assert make_settings({}, {"hosts": "a/rack1.txt"}, HERE).lock_file == (
+        HERE / "a" / "zerofleet.lock.json"
+    )
+    named = make_settings({"lock_file": "locks/rack1.json"}, {}, HERE)
+    assert named.lock_file == HERE / "locks" / "rack1.json"
+    assert named.locked is False
+
+
+def test_what_may_drift_is_a_list_in_the_file_and_a_text_as_a_flag():
+    assert make_settings({"allow_drift": ["kernel", "os"]}, {}, HERE).allow_drift == "kernel,os"
+    assert make_settings({}, {"allow_drift": "kernel"}, HERE).allow_drift == "kernel"
