@@ -30,10 +30,10 @@ _INSTEAD = {
 _XIDS_OF_PROGRAMS = {13, 31, 43, 45}
 
 
-def asked(flags: Mapping[str, Any]) -> tuple[str, ...]:
+def asked(wanted: Wanted) -> tuple[str, ...]:
     """What a run's flags ask of a GPU, of what only newer ones have."""
-    bf16 = str(flags.get("bf16", True)).lower() in ("true", "1", "yes")
-    attention = str(flags.get("attn_implementation") or "")
+    bf16 = wanted.on("bf16", default=True)
+    attention = str(wanted.flags.get("attn_implementation") or "")
     return tuple(["bf16"] * bf16 + [attention] * (attention in _NEEDS))
 
 
@@ -56,7 +56,7 @@ def judge_gpus(judge: Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
 
 def _cpu(judge: Judge, wanted: Wanted, slots: int) -> list[Finding]:
     findings = [judge("slots", Level.OK, f"{slots} on the CPU", "ranks on the CPU")]
-    for need in asked(wanted.flags):
+    for need in asked(wanted):
         if need != "bf16":
             expected = "what runs on the CPU"
             findings.append(judge("attention", Level.ERROR, need, expected, _INSTEAD[need]))
@@ -80,7 +80,7 @@ def _busy(
 def _ability(judge: Judge, wanted: Wanted, gpus: tuple[Mapping[str, Any], ...]) -> list[Finding]:
     findings = []
     kinds = dict.fromkeys((gpu.get("name"), gpu.get("compute_cap")) for gpu in gpus)
-    for need in asked(wanted.flags):
+    for need in asked(wanted):
         least = parse_version(_NEEDS[need])
         for name, capability in kinds:
             has = parse_version(capability)

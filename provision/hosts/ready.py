@@ -60,6 +60,10 @@ class Wanted:
         """All ranks."""
         return sum(self.slots.values())
 
+    def on(self, flag: str, *, default: bool) -> bool:
+        """Whether a trainer's switch is on: a recipe gives a bool, ``--set`` gives text."""
+        return str(self.flags.get(flag, default)).lower() in ("true", "1", "yes", "on")
+
     @property
     def python(self) -> str:
         """The interpreter of the environment, on the hosts."""

@@ -34,22 +34,23 @@ class Checkpoints:
         return self.each * self.kept
 
 
-def trained_parameters(flags: Mapping[str, Any], model: Mapping[str, Any]) -> float:
+def trained_parameters(wanted: Wanted, model: Mapping[str, Any]) -> float:
     """How many parameters a run trains, from the size of the weights and the trainer's flags.
 
     LoRA trains 2 x rank / hidden_size of them, if every linear layer has an adapter.
     """
     parameters = int(model.get("bytes") or 0) / _WIDTH.get(str(model.get("dtype")), 2)
-    if not flags.get("use_peft", True):
+    if not wanted.on("use_peft", default=True):
         return parameters
-    rank, hidden = float(flags.get("lora_rank", 8)), float(model.get("hidden_size") or 1024)
+    rank = float(wanted.flags.get("lora_rank", 8))
+    hidden = float(model.get("hidden_size") or 1024)
     return parameters * min(1.0, 2 * rank / hidden)
 
 
 def optimizer_bytes(wanted: Wanted, host: str, model: Mapping[str, Any]) -> float:
     """A host's share of the optimizer, which ZeRO splits over the ranks at every stage."""
     share = wanted.slots[host] / wanted.world_size
-    return trained_parameters(wanted.flags, model) * _OPTIMIZER * share
+    return trained_parameters(wanted, model) * _OPTIMIZER * share
 
 
 def estimate(wanted: Wanted, host: str, model: Mapping[str, Any]) -> Checkpoints:
@@ -58,7 +59,7 @@ def estimate(wanted: Wanted, host: str, model: Mapping[str, Any]) -> Checkpoints
     Every rank saves its share of the optimizer; the trained weights (twice: DeepSpeed's own file,
     and transformers') go to node 0, and with ZeRO-3 every rank saves its share of them, too.
     """
-    flags, weights = wanted.flags, 2 * trained_parameters(wanted.flags, model)
+    flags, weights = wanted.flags, 2 * trained_parameters(wanted, model)
     each = optimizer_bytes(wanted, host, model)
     if host == wanted.node0:
         each += 2 * weights

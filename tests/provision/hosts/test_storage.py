@@ -36,6 +36,8 @@ def test_full_checkpoints_of_7b_on_four_hosts(wanted):
 
 
 def test_a_lora_checkpoint_is_small(wanted):
+    by_set = estimate(replace(wanted, flags={"use_peft": "false"}), "node1", SEVEN_B)
+    assert by_set == estimate(replace(wanted, flags=FULL), "node1", SEVEN_B)
     small = estimate(replace(wanted, flags={"lora_rank": 8}), "node1", SEVEN_B)
     assert small.each < 7e9 * 12 / 100
 
