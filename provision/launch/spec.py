@@ -5,6 +5,7 @@ a RunSpec that exists can be planned.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -168,6 +169,13 @@ def parse_flags(flags: Mapping[str, Any], source: str) -> dict[str, Any]:
                 expected="one value, or a list of values",
                 remedy="recipes are flat: write JSON in quotes where a flag takes it",
             )
+        if any("\0" in str(each) for each in values):  # execve(2) ends an argument there
+            raise ConfigError(
+                f"{source}: {key}",
+                found=ascii(value),
+                expected="no NUL character",
+                remedy="a command's argument can't hold one: correct it",
+            )
         parsed[name] = value
     return parsed
 
@@ -178,12 +186,12 @@ def parse_hosts(hosts: Sequence[RunHost]) -> tuple[RunHost, ...]:
         raise ConfigError(
             "hosts", found="none", expected="one or more", remedy="list them in the hosts file"
         )
-    names = [host.name for host in hosts]
+    times = Counter(host.name for host in hosts)
     for host in hosts:
-        if names.count(host.name) > 1:
+        if times[host.name] > 1:
             raise ConfigError(
                 "hosts",
-                found=f"{host.name} {names.count(host.name)} times",
+                found=f"{host.name} {times[host.name]} times",
                 expected="each once: two nodes with one node_rank wait for ever",
                 remedy="remove the repeated line from the hosts file",
             )

@@ -111,7 +111,7 @@ def test_flags_that_the_launcher_sets_are_refused(source: str, key: str, flag: s
 
 
 @pytest.mark.parametrize(
-    "flags", [{"a": {"b": 1}}, {"a": [{"b": 1}]}, {"a": []}, {"a b": 1}, {"--a": 1}]
+    "flags", [{"a": {"b": 1}}, {"a": [{"b": 1}]}, {"a": []}, {"a b": 1}, {"--a": 1}, {"a": "b\0c"}]
 )
 def test_recipes_are_flat(flags: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
