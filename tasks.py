@@ -6,6 +6,7 @@ on stderr); those that change something take --dry-run (reads happen, the plan i
 
 import inspect
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +53,17 @@ from provision.launch.prepare import (
     read_new_run_id,
     read_run_recipe,
 )
+from provision.memory.advise import advise
+from provision.memory.asked import make_asked, on_hosts, room_from_flags, room_of
+from provision.memory.judge import (
+    after_failure,
+    compare_peaks,
+    peak_lines,
+    plan_run,
+    read_peaks,
+)
+from provision.memory.read import read_model
+from provision.memory.table import headline, part_table, stage_table
 from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
 
@@ -79,7 +91,7 @@ HELP = {
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
     "data": "file or folder of rows on the hosts; several separated by commas",
     "output": "folder on the hosts for checkpoints and adapter (default: in the run's own folder)",
-    "zero": "ZeRO stage: 1, 2 or 3 (default 2)",
+    "zero": "ZeRO stage: 1, 2, 3 (default 2), or auto: the fastest that fits the hosts",
     "offload": "what is kept in host memory: none (default), optimizer, or all (stage 3)",
     "recipe": "YAML file of trainer flags (default recipes/sft.yaml)",
     "set": "a trainer flag over the recipe's, as in --set max_steps=50; may be given several times",
@@ -89,6 +101,19 @@ HELP = {
     "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
     "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
     "allow_drift": "what may differ from the drift lock, as in gpu.driver,kernel",
+    "method": "what trains: full, lora or qlora (default: as the recipe has it)",
+    "objective": "sft (default), orpo (two rows at a time) or pretrain",
+    "gpus": "GPUs of each host, for machines that you do not have yet",
+    "nodes": "how many such hosts (default 1)",
+    "gpu_memory": "GB (10^9 bytes) of each of these GPUs, as in 80",
+    "host_memory": "GB of each of these hosts",
+    "seq": "tokens of a row (default: as the recipe has it)",
+    "batch": "rows that a GPU takes at once",
+    "accum": "micro-batches in a step",
+    "checkpointing": "recompute activations in backward: true or false",
+    "attn": "attention implementation: sdpa, eager, flash_attention_2 or _3",
+    "precision": "bf16, fp16 or fp32",
+    "lora_rank": "rank of the adapter",
     "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
     "keep": "leave the demo's hosts up until Ctrl-C",
     "dry_run": "read everything, print the plan, change nothing",
@@ -109,6 +134,8 @@ BUILD = (
 FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
 WHEEL = ("wheel", "wheels")
 TRAIN = ("zero", "offload", "recipe", "set")
+MEMORY = ("method", "objective", "gpus", "nodes", "gpu_memory", "host_memory", "seq", "batch")
+MEMORY += ("accum", "checkpointing", "attn", "precision", "lora_rank")
 LOCK = ("locked", "lock_file", "allow_drift")
 RUN = ("model", "data", "output", "master_addr", "master_port")
 
@@ -177,10 +204,39 @@ def ready_of(out, s, fleet, env, recipe):
     hosts = make_run_hosts(fleet.inventory, facts, env.manifest.accelerator, ways)
     wanted = make_wanted(s, hosts, found[hosts[0].name], ways, env.proof, recipe)
     rows = (CHECKOUT / "trainer" / "rows.py").read_text(encoding="utf-8")
-    ready = evaluate(wanted, facts, ways, gather_ready(fleet, wanted, rows, out.say))
+    answers = gather_ready(fleet, wanted, rows, out.say)
+    memory = plan_run(wanted, facts, answers, auto=s.zero_auto)
+    wanted = replace(wanted, zero=memory.zero, offload=memory.offload)
+    ready = evaluate(wanted, facts, ways, answers)
     drifted = drift(lock, facts, env.manifest, allowed)
-    report = Report(findings=(*drifted.findings, *ready.findings))
-    return hosts, wanted, report, clock_offsets(facts)
+    report = Report(findings=(*drifted.findings, *ready.findings, *memory.report.findings))
+    out.add(memory=memory.as_json())
+    if not memory.report.ok:
+        out.table(*stage_table(memory.advice))
+    return hosts, wanted, report, clock_offsets(facts), memory
+
+
+def ended(out, memory, node0, result):
+    """How a run ended; what it took beside what was planned; for want of memory, what to change."""
+    out.outcome(result)
+    peaks = read_peaks(result.collected / "hosts" / node0 / "metrics.jsonl")
+    rows, first = compare_peaks(memory, peaks), result.outcome.first_failure
+    out.add(peaks=rows)
+    out.text("\n".join(peak_lines(rows))) if rows else None
+    advice = first and after_failure(memory, first.reason, first.lines)
+    if advice:
+        out.add(memory_advice=advice)
+        out.text(advice)
+
+
+def room_for(out, s, spec):
+    """The run on the hosts of the hosts file and their room, or on the machines of the flags."""
+    if s.gpus is not None or not (s.hosts.is_file() or "hosts" in s.given):
+        return spec, room_from_flags(s)
+    with fleet_of(s) as fleet:
+        facts = facts_of(out, fleet)
+    slots = {h.label: h.slots or len(facts[h.label].gpus) or 1 for h in fleet.inventory}
+    return on_hosts(spec, slots), room_of(facts, slots)
 
 
 def targets_of(out, s):
@@ -337,7 +393,7 @@ def preflight(out, s):
     recipe = read_flags(s)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with fleet_of(s) as fleet:
-        _, _, report, _ = ready_of(out, s, fleet, env, recipe)
+        _, _, report, _, _ = ready_of(out, s, fleet, env, recipe)
     out.report(report, full=True)
 
 
@@ -348,12 +404,25 @@ def train(out, s):
     recipe = read_run_recipe(s, code)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with fleet_of(s) as fleet:
-        hosts, wanted, report, clocks = ready_of(out, s, fleet, env, recipe)
+        hosts, wanted, report, clocks, memory = ready_of(out, s, fleet, env, recipe)
         out.require(report)
         spec = make_run_spec(s, wanted, hosts, read_new_run_id(), recipe, code)
-        launch = plan_launch(spec, code, script_argv)
-        out.plan(launch)
-        out.outcome(apply_launch(fleet, launch, s.runs, out.say, clocks))
+        out.plan(launch := plan_launch(spec, code, script_argv))
+        result = apply_launch(fleet, launch, s.runs, out.say, clocks)
+        ended(out, memory, wanted.node0, result)
+
+
+@command(*FLEET, *TRAIN, "model", "accelerator", *MEMORY)
+def memory(out, s):
+    """Plan a run's memory by GPU and host: every ZeRO stage, what fits, and what to change."""
+    spec, room = room_for(out, s, make_asked(s, read_model(s.model), read_flags(s)))
+    advice = advise(spec, room)
+    out.add(model=spec.model.name, parameters=spec.model.parameters, **advice.as_json())
+    out.text(headline(advice))
+    out.table(*part_table(advice))
+    out.table(*stage_table(advice))
+    out.text(advice.text)
+    out.exit = 1 if advice.asked.fits is False else 0
 
 
 @task(auto_shortflags=False, help={flag: HELP[flag] for flag in ("folder", "keep", "json")})
@@ -376,6 +445,7 @@ ns = Collection(
     deploy,
     preflight,
     train,
+    memory,
     demo,
 )
 ns.configure({"zerofleet": DEFAULTS})

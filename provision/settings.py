@@ -45,6 +45,19 @@ DEFAULTS: dict[str, Any] = {
     "cpu": "auto",
     "zero": 2,
     "offload": "none",
+    "method": None,
+    "objective": None,
+    "gpus": None,
+    "nodes": None,
+    "gpu_memory": None,
+    "host_memory": None,
+    "seq": None,
+    "batch": None,
+    "accum": None,
+    "checkpointing": None,
+    "attn": None,
+    "precision": None,
+    "lora_rank": None,
     "model": None,
     "data": None,
     "output": None,
@@ -90,7 +103,21 @@ class Settings:
     torch: str
     cpu: str
     zero: int
+    zero_auto: bool
     offload: str
+    method: str | None
+    objective: str | None
+    gpus: str | None
+    nodes: str | None
+    gpu_memory: str | None
+    host_memory: str | None
+    seq: str | None
+    batch: str | None
+    accum: str | None
+    checkpointing: str | None
+    attn: str | None
+    precision: str | None
+    lora_rank: str | None
     model: str | None
     data: str | None
     output: str | None
@@ -132,6 +159,9 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values.update({key: value for key, value in given.items() if key != "set"})
     values["set"] = {**_pairs(config.get("set")), **_pairs(flags.get("set"))}
     values["given"] = frozenset(given)
+    values["zero_auto"] = values["zero"] == "auto"
+    if values["zero_auto"]:  # until hosts are known; a stage that the offload asked for can have
+        values["zero"] = 3 if values["offload"] == "all" else 2
     for key, value in values.items():
         _require_plain(key, value)
     for key in _NUMBERS:

@@ -103,8 +103,9 @@ def judge_option(spec: MemorySpec, room: Room) -> Option:
 
 #: By what they cost in speed, least first: stage 1 and 2 send alike (1 less when gradients
 #: accumulate), 3 half as much again, and offloading waits for PCIe and the CPU's Adam.
-STAGES = ((1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (2, "optimizer"),
-          (3, "optimizer"), (3, "all"))  # fmt: skip
+STAGES = (
+    (1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (2, "optimizer"), (3, "all"),
+)  # fmt: skip
 
 
 def advise(spec: MemorySpec, room: Room) -> Advice:

@@ -21,7 +21,8 @@ class Family:
 
     ``qkv_bias``, ``o_bias``, ``mlp_bias``: True, False, or the config's field that decides.
     ``norms``: how many RMSNorms a layer has. ``fp32_norm``: they multiply their weight in fp32, and
-    keep that product. ``default_head_dim``: where a config has none; 0 means hidden_size / num_attention_heads.
+    keep that product. ``default_head_dim``: where a config has none; 0 means hidden_size divided by
+    num_attention_heads.
     """
 
     qkv_bias: bool | str = False

@@ -224,6 +224,12 @@ def model(path: str) -> dict[str, object]:
     config = dict(config, **(config.get("text_config") or {}))
     answer["dtype"] = config.get("dtype") or config.get("torch_dtype")
     answer["hidden_size"] = config.get("hidden_size")
+    # Its sizes, for the memory planner: no nested settings, nothing long.
+    answer["config"] = {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, (int, float, str)) or key == "mlp_only_layers"
+    }
     return answer
 
 
