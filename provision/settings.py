@@ -131,7 +131,7 @@ class Settings:
 
 
 _PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
-_LISTS = {"ops", "allow_drift"}
+_LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
@@ -172,7 +172,9 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values["lock_file"] = values["lock_file"] or values["hosts"].parent / LOCK_NAME
     for key in _LISTS:
         if isinstance(values[key], list):
-            values[key] = ",".join(values[key])
+            values[key] = ",".join(str(one) for one in values[key])
+        elif values[key] is not None:
+            values[key] = str(values[key])  # YAML reads arch: 8.0 as a number
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
 
 

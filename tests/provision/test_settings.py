@@ -61,6 +61,12 @@ def test_the_drift_lock_lies_beside_the_hosts_file_unless_named():
     assert named.locked is False
 
 
+def test_gpus_may_be_a_number_or_a_list_in_the_file():
+    assert make_settings({"arch": 8.0}, {}, Path("/x")).arch == "8.0"
+    assert make_settings({"arch": [8.0, "9.0+PTX"]}, {}, Path("/x")).arch == "8.0,9.0+PTX"
+    assert make_settings({}, {"arch": "A100"}, Path("/x")).arch == "A100"
+
+
 def test_what_may_drift_is_a_list_in_the_file_and_a_text_as_a_flag():
     assert make_settings({"allow_drift": ["kernel", "os"]}, {}, HERE).allow_drift == "kernel,os"
     assert make_settings({}, {"allow_drift": "kernel"}, HERE).allow_drift == "kernel"
