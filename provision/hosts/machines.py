@@ -50,7 +50,7 @@ def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
     for other in same:
         # Slices of a GPU in MIG mode may well go to different containers.
         theirs = {each["uuid"] for each in other.gpus if each.get("mig") != "Enabled"}
-        shared = [str(each["index"]) for each in facts.gpus if each["uuid"] in theirs]
+        shared = [str(g["index"]) for g in facts.gpus if g["uuid"] and g["uuid"] in theirs]
         if shared and gpu:
             found = f"GPU {', '.join(shared)} is a GPU of {other.host} too"
             remedy = "give each of them GPUs of its own, or remove one from the hosts file"

@@ -218,7 +218,8 @@ def _driver(manifest: WheelManifest, facts: HostFacts) -> Finding:
     minimum, needs = driver_minimum(torch_cuda), f"torch CUDA {torch_cuda}"
     remedy = "upgrade the driver, or build against a torch for an older CUDA"
     cubins = tuple(arch.removesuffix("+PTX") for arch in manifest.arch_list)
-    if manifest.toolkit and any(not arch_covers(cubins, g["compute_cap"]) for g in facts.gpus):
+    capabilities = [gpu["compute_cap"] for gpu in facts.gpus if gpu["compute_cap"]]
+    if manifest.toolkit and any(not arch_covers(cubins, each) for each in capabilities):
         exact = driver_of_toolkit(manifest.toolkit)
         if exact is None or minimum is None or exact > minimum:
             minimum, needs = exact, f"PTX of toolkit {manifest.toolkit}, compiled by the driver"
@@ -242,10 +243,12 @@ def _gpus(manifest: WheelManifest, facts: HostFacts) -> list[Finding]:
         _finding(
             facts,
             "gpu",
-            arch_covers(manifest.arch_list, capability),
+            arch_covers(manifest.arch_list, capability) if capability else None,
             f"{name} ({capability})",
             expected,
-            f"rebuild with {capability} in the list: invoke build-deepspeed --arch …",
+            f"rebuild with {capability} in the list: invoke build-deepspeed --arch …"
+            if capability
+            else "upgrade the driver: this one can't tell the GPU's compute capability",
         )
         for name, capability in kinds
     ]

@@ -42,6 +42,9 @@ def test_containers_that_share_a_gpu(host):
     one, two = host("a", "b1", "1:2", gpus=[GPU]), host("b", "b1", "1:9", gpus=[GPU])
     assert judged(one, two) == [("b", Level.ERROR, "GPU 0 is a GPU of a too")]
     assert [level for _, level, _ in judged(one, two, gpu=False)] == [Level.NOTE]
+    unread = {**GPU, "uuid": None}
+    mine, theirs = host("a", "b1", "1:2", gpus=[unread]), host("b", "b1", "1:9", gpus=[unread])
+    assert [level for _, level, _ in judged(mine, theirs)] == [Level.NOTE]
     sliced = host("b", "b1", "1:9", gpus=[{**GPU, "mig": "Enabled"}])
     mine = host("a", "b1", "1:2", gpus=[{**GPU, "mig": "Enabled"}])
     assert [level for _, level, _ in judged(mine, sliced)] == [Level.NOTE]

@@ -79,6 +79,7 @@ def test_a_cuda_wheel_needs_the_driver_of_its_torch_cuda(make_manifest, make_fac
         (("8.0",), "9.0", Level.ERROR),
         (("8.0+PTX",), "9.0", Level.OK),
         (("9.0+PTX",), "8.0", Level.ERROR),
+        (("9.0",), None, Level.UNKNOWN),  # drivers up to 470 can't say
     ],
 )
 def test_device_code_must_run_on_the_gpu(make_manifest, make_facts, archs, capability, level):
