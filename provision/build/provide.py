@@ -95,8 +95,11 @@ def apply_cuda_home(
         shutil.rmtree(staging, ignore_errors=True)  # an interrupted one
         say(f"fetching {toolkit}")
         assert toolkit.lock is not None  # fetch_toolkit is the command for it
-        _apply(plan.fetch_toolkit, f"pip install -r {toolkit.lock.name}", plan, log, say)
-        staging.rename(toolkit.folder)
+        try:
+            _apply(plan.fetch_toolkit, f"pip install -r {toolkit.lock.name}", plan, log, say)
+            staging.rename(toolkit.folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     links = read_view(toolkit.home, site_packages(environment.path, plan.python))
     if absent := missing(links):
         raise BuildError(
