@@ -28,6 +28,7 @@ _BROKEN_DRIVER = {
     "couldn't communicate with the NVIDIA driver": "the kernel module is not loaded: modprobe "
     "nvidia; after a new kernel, build it again (dkms autoinstall)",
     "No devices were found": "the driver runs and finds no GPU: dmesg | grep -iE 'nvrm|xid'",
+    "GPU is lost": "reboot that host; dmesg | grep -i xid says why (79: it fell off the bus)",
     "Insufficient Permissions": "may this user open /dev/nvidia*? (groups video, render)",
 }
 

@@ -157,6 +157,7 @@ def test_before_the_first_deploy_there_is_a_note_and_deploy_asks_for_none(
             "modprobe nvidia",
         ),
         ("No devices were found", "dmesg"),
+        ("Unable to determine the device handle for GPU0000:3B:00.0: GPU is lost.", "reboot"),
     ],
 )
 def test_a_driver_that_does_not_answer_is_an_error_that_says_what_to_do(make_facts, said, remedy):
