@@ -8,6 +8,7 @@ import inspect
 import os
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from invoke import Collection, Context, task
@@ -17,7 +18,9 @@ from provision.build.apply import apply_build
 from provision.build.cache import Layout, cache_dir
 from provision.build.compare import compare_toolchain, without_missing
 from provision.build.consistency import compare_inspection, read_manifest_beside
+from provision.build.extra import read_extras
 from provision.build.inspect import read_inspection, read_objdump
+from provision.build.make_extra import apply_extras
 from provision.build.manifest import read_wheel, read_wheels
 from provision.build.on import Builder, apply_on, plan_on, read_cargo
 from provision.build.plan import plan_build
@@ -25,6 +28,7 @@ from provision.build.shelf import COLUMNS, read_shelf
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_native_level, read_toolchain
+from provision.build.with_source import plan_extras, read_sources, with_extras
 from provision.connect import SshOptions
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed, plan_deploy
@@ -86,6 +90,7 @@ HELP = {
     "on": "[user@]host[:port] to build on, over SSH; the wheel comes here",
     "jobs": "compilers at once (default: as many as cores and memory allow)",
     "path": "the .whl file of a DeepSpeed wheel, whoever built it",
+    "with_source": "source folders of other Python projects, comma-separated: wheels of them, too",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
@@ -256,7 +261,7 @@ def require_fit(out, spec, targets, tag, builder=None):
     if targets is not None:
         wanted = Wanted(
             accelerator=spec.accelerator,
-            archs=getattr(spec, "archs", ()),
+            archs=spec.archs,
             cpu=spec.cpu.name,
             python_tag=tag,
             ops=spec.op_names,
@@ -264,20 +269,21 @@ def require_fit(out, spec, targets, tag, builder=None):
         out.require(compare_wanted(targets, wanted, builder or read_here()))
 
 
-def built_here(out, spec, targets):
-    """The wheel, built on this machine."""
+def built_here(out, spec, targets, sources):
+    """The wheel, built on this machine, and the extra ones."""
     cache = cache_dir(os.environ)
     toolchain = read_toolchain(Context(), spec, cache)
     spec = without_missing(spec, toolchain)
     out.require(compare_toolchain(spec, toolchain))
     require_fit(out, spec, targets, toolchain.python.tag)
     plan = plan_build(spec, toolchain, read_state(spec, toolchain, cache))
-    out.plan(plan.steps)
-    return apply_build(plan, out.say)
+    extras = plan_extras(plan, sources, read_extras(spec.out) if sources else ())
+    out.plan(with_extras(plan.steps, extras))
+    return apply_build(plan, out.say), apply_extras(plan, extras, out.say)
 
 
-def built_on(out, s, spec, targets, flags):
-    """The wheel, built on the one host that --on names."""
+def built_on(out, s, spec, targets, flags, sources):
+    """The wheel, built on the one host that --on names, and the extra ones."""
     with fleet_of(s, parse_inventory(s.on, "--on")) as fleet:
         (facts,) = facts_of(out, fleet).values()
         python = require_python(targets, facts, s.python)
@@ -289,22 +295,24 @@ def built_on(out, s, spec, targets, flags):
             tag=python.tag,
             store=frozenset(facts["store"].value or ()),
         )
-        plan = plan_on(builder, {**flags, "python": None}, read_cargo(CHECKOUT, s.source))
+        cargo = read_cargo(CHECKOUT, s.source, tuple(one.folder or one.path for one in sources))
+        plan = plan_on(builder, {**flags, "python": None}, cargo)
         out.plan(plan.steps)
         built = apply_on(fleet, plan, s.wheels, out.say)
     out.require(built.report)
-    return built.manifest
+    return built.manifest, built.extras
 
 
-@command(*BUILD, *FLEET, "on", "wheels", "dry_run")
+@command(*BUILD, *FLEET, "on", "with_source", "wheels", "dry_run")
 def build_deepspeed(out, s):
     """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
-    targets = targets_of(out, s)
+    sources, targets = read_sources(s.with_source), targets_of(out, s)
     flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, targets)
     spec = parse_build_spec(**flags, native=read_native_level(), out=str(s.wheels))
-    manifest = built_on(out, s, spec, targets, flags) if s.on else built_here(out, spec, targets)
+    build = partial(built_on, s=s, flags=flags) if s.on else built_here
+    manifest, extras = build(out, spec=spec, targets=targets, sources=sources)
     out.require(compare_built(targets, manifest))
-    out.built(s.wheels, manifest)
+    out.built(s.wheels, manifest, extras)
 
 
 @task(auto_shortflags=False, help={flag: HELP[flag] for flag in ("path", "json")})

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from provision import errors
+from provision.build.extra import ExtraWheel
 from provision.build.manifest import WheelManifest
 from provision.findings import Level, Report, merged
 from provision.hosts.lock import LockPlan
@@ -112,11 +113,15 @@ class Answer:
             raise Stop
         self.say(f"{steps.title}: nothing to do" if steps.empty else steps.title)
 
-    def built(self, folder: Path, manifest: WheelManifest) -> None:
-        """The wheel that a build made, or found made."""
+    def built(
+        self, folder: Path, manifest: WheelManifest, extras: Sequence[ExtraWheel] = ()
+    ) -> None:
+        """The wheels that a build made, or found made."""
         path = folder / manifest.wheel
         self.add(wheel=str(path), manifest=manifest.as_json(), cached=manifest.cached)
-        self.text(str(path))
+        self.add(extras=[extra.as_json() for extra in extras])
+        for name in (manifest.wheel, *(extra.wheel for extra in extras)):
+            self.text(str(folder / name))
 
     def deployed(self, hosts: Mapping[str, Mapping[str, Any]]) -> None:
         """What a deploy did to each host."""

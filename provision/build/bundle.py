@@ -13,8 +13,10 @@ from pathlib import Path
 
 #: What of a checkout its commands need: nothing else is sent to a host that builds.
 CONTROLLER = ("locks", "provision", "tasks.py", "zf")
-_LEFT_OUT = frozenset({"__pycache__", ".git", "build", "dist"})
-_LEFT_OUT_SUFFIXES = (".pyc", ".egg-info", ".so")
+_LEFT_OUT = frozenset({"__pycache__", ".git"})
+_LEFT_OUT_SUFFIXES = (".pyc", ".egg-info")
+#: What builds leave, but only at a project's top: packages may have parts of these names.
+_LEFT_OUT_AT_TOP = frozenset({"build", "dist"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +35,26 @@ class Bundle:
 def read_controller(checkout: Path) -> Bundle:
     """This checkout's own commands, as ``controller.tar.gz`` (without a top folder)."""
     files = [
-        path for name in CONTROLLER for path in _walk(checkout / name, {"__pycache__"}, (".pyc",))
+        path
+        for name in CONTROLLER
+        for path in ([checkout / name] if (checkout / name).is_file() else _walk(checkout / name))
     ]
     return Bundle(name="controller.tar.gz", content=_pack(checkout, files))
 
 
 def read_folder(folder: Path) -> Bundle:
     """A source folder, with itself as the top one; what git and builds leave behind stays here."""
-    files = _walk(folder, _LEFT_OUT, _LEFT_OUT_SUFFIXES)
+    files = _walk(folder, _LEFT_OUT_AT_TOP)
     return Bundle(name=f"{folder.name}.tar.gz", content=_pack(folder.parent, files))
 
 
-def _walk(root: Path, names: Iterable[str], suffixes: tuple[str, ...]) -> list[Path]:
-    """Files and links below ``root`` (or ``root`` itself), in a fixed order."""
-    if not root.is_dir():
-        return [root]
-    left_out, found = frozenset(names), []
+def _walk(root: Path, at_top: frozenset[str] = frozenset()) -> list[Path]:
+    """Files and links below ``root`` in a fixed order; ``at_top`` is left out there only."""
+    found = []
     for folder, folders, files in os.walk(root):
+        left_out = _LEFT_OUT | (at_top if Path(folder) == root else frozenset())
         here = [name for name in (*folders, *files) if name not in left_out]
-        here = [name for name in here if not name.endswith(suffixes)]
+        here = [name for name in here if not name.endswith(_LEFT_OUT_SUFFIXES)]
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         folders[:] = sorted(set(folders).intersection(here) - set(links))
         found += [Path(folder) / name for name in here if name in files or name in links]
@@ -62,7 +65,7 @@ def _pack(root: Path, files: Iterable[Path]) -> bytes:
     packed = io.BytesIO()
     # Times and owners are left at zero: they say nothing about the files' content.
     with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0, filename="") as stream,
+        gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0, filename="") as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for path in files:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from provision import errors
 from provision.build.bundle import Bundle, read_controller, read_folder
-from provision.build.manifest import WheelManifest, apply_manifest, parse_manifest, sha256_of
-from provision.build.toolchain import HERE
-from provision.errors import BuildError, ConfigError, HostError, ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.build.extra import apply_publish
+from provision.build.manifest import apply_manifest, sha256_of
+from provision.build.reply import Built, parse_reply
+from provision.errors import ConfigError, HostError, ProvisionError
 from provision.fleet import Fleet
 from provision.remote import Remote
 from provision.script import parse_answer, script_argv
@@ -56,16 +56,18 @@ class Builder:
 
 @dataclass(frozen=True, kw_only=True)
 class Cargo:
-    """What travels: this checkout, and where it is a local folder or file, the source to build.
+    """What travels: this checkout, and sources that lie here: folders packed, archives as they are.
 
     Attributes:
         lock: sha256 of locks/controller.lock, which names the environment that zf makes there.
-        source: of ``--source``: a folder, packed, or an archive as it is.
+        source: of ``--source``.
+        extras: of ``--with-source``.
     """
 
     controller: Bundle
     lock: str
     source: Bundle | Path | None
+    extras: tuple[Bundle | Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +78,7 @@ class OnPlan:
     steps: Plan
 
 
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """What the host answered: the wheel, now in the local folder, or why there is none."""
-
-    report: Report
-    manifest: WheelManifest | None
-
-
-def read_cargo(checkout: Path, source: str | None) -> Cargo:
+def read_cargo(checkout: Path, source: str | None, extras: tuple[Bundle | Path, ...] = ()) -> Cargo:
     """Pack what a host needs to build; ``source`` is ``--source`` as given.
 
     Raises:
@@ -105,22 +99,28 @@ def read_cargo(checkout: Path, source: str | None) -> Cargo:
         controller=read_controller(checkout),
         lock=sha256_of(checkout / "locks" / "controller.lock"),
         source=packed,
+        extras=extras,
     )
 
 
 def plan_on(builder: Builder, flags: Mapping[str, Any], cargo: Cargo) -> OnPlan:
     """Push what the host lacks, then run ``./zf build-deepspeed`` with these flags there."""
-    puts = [_put(cargo.controller)]
     code = f"{CONTROLLERS}/{cargo.controller.sha256[:16]}"
+    puts = [_put(cargo.controller)]
     unpack = [[puts[0].target, puts[0].sha256, code]]
+    there: list[str] = []
+    for source in (*cargo.extras, *([cargo.source] if cargo.source else [])):
+        put = _put(source)
+        puts.append(put)
+        path = put.target
+        if isinstance(source, Bundle):
+            folder = f"{SOURCES}/{source.sha256[:16]}"
+            unpack.append([put.target, put.sha256, folder])
+            path = f"{folder}/{source.name.removesuffix('.tar.gz')}"
+        there.append(f"{builder.home}/{path}")
     flags = dict(flags)
-    if cargo.source is not None:
-        puts.append(_put(cargo.source))
-        flags["source"] = f"{builder.home}/{puts[1].target}"
-    if isinstance(cargo.source, Bundle):
-        folder = f"{SOURCES}/{cargo.source.sha256[:16]}"
-        unpack.append([puts[1].target, puts[1].sha256, folder])
-        flags["source"] = f"{builder.home}/{folder}/{cargo.source.name.removesuffix('.tar.gz')}"
+    flags["source"] = there.pop() if cargo.source else None
+    flags["with_source"] = ",".join(there)
     given = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if value]
     command = ["sh", f"{builder.home}/{code}/zf", "build-deepspeed", *given]
     wanted = {
@@ -188,11 +188,10 @@ def apply_on(fleet: Fleet, plan: OnPlan, out: Path, say: Callable[[str], None]) 
 
     def call(remote: Remote) -> Built:
         _code, stdout, stderr = remote.run(argv, heard)
-        report, manifest, path = parse_reply(host, parse_answer(host, stdout, stderr))
-        if manifest is not None:
-            _apply_fetch(remote, path, manifest, out)
-            say(f"wrote {out / manifest.wheel}, built and proved on {host}")
-        return Built(report=report, manifest=manifest)
+        built = parse_reply(host, parse_answer(host, stdout, stderr))
+        if built.manifest is not None:
+            _apply_bring(remote, f"{plan.builder.home}/{WHEELS}", built, out, say)
+        return built
 
     outcome = fleet.fan_out(call, (host,))[host]
     if isinstance(outcome, ProvisionError):
@@ -200,61 +199,35 @@ def apply_on(fleet: Fleet, plan: OnPlan, out: Path, say: Callable[[str], None]) 
     return outcome
 
 
-def parse_reply(host: str, reply: Mapping[str, Any]) -> tuple[Report, WheelManifest | None, str]:
-    """The answer of onhost/build.py → findings, the wheel's manifest and its path on the host.
-
-    Raises:
-        ProvisionError: the build ended with an error, or without any answer.
-    """
-    answer = reply.get("answer")
-    if not isinstance(answer, Mapping):
-        raise HostError(
-            f"build on {host}",
-            found=reply.get("last") or f"exit {reply.get('code')} and no word",
-            expected="a wheel",
-            remedy=f"try it there: ssh {host}, then ./zf in ~/{CONTROLLERS}/…",
-        )
-    if "error" in answer:
-        raise _error(host, int(answer["exit"]), answer["error"])
-    report = Report(findings=tuple(_finding(host, one) for one in answer.get("findings", ())))
-    if "manifest" not in answer:
-        return report, None, ""
-    text = json.dumps(answer["manifest"])
-    manifest = parse_manifest(text, name=f"manifest of {host}'s wheel")
-    return report, replace(manifest, cached=bool(answer["cached"])), str(answer["wheel"])
+def _apply_bring(
+    remote: Remote, folder: str, built: Built, out: Path, say: Callable[[str], None]
+) -> None:
+    """What was built, from the host's folder of wheels to ``out``, manifests included."""
+    assert built.manifest is not None
+    for extra in built.extras:
+        with _fetched(remote, f"{folder}/{extra.wheel}", extra.sha256, out) as incoming:
+            apply_publish(extra, incoming, out)
+    manifest = built.manifest
+    with _fetched(remote, f"{folder}/{manifest.wheel}", manifest.sha256, out) as incoming:
+        incoming.replace(out / manifest.wheel)
+    apply_manifest(manifest, out)
+    say(f"wrote {out / manifest.wheel}, built and proved on {remote.label}")
 
 
-def _error(host: str, code: int, error: Mapping[str, str]) -> ProvisionError:
-    kinds = {errors.USAGE: ConfigError, errors.BUILD_FAILED: BuildError}
-    parts = {key: str(error[key]) for key in ("found", "expected", "remedy")}
-    return kinds.get(code, HostError)(f"[{host}] {error['what']}", **parts)
-
-
-def _finding(host: str, values: Mapping[str, str]) -> Finding:
-    own = {**values, "level": Level(values["level"])}
-    if values["host"] == HERE:
-        own["host"] = host
-    return Finding(**own)  # type: ignore[arg-type]
-
-
-def _apply_fetch(remote: Remote, source: str, manifest: WheelManifest, out: Path) -> None:
-    """The wheel at ``source`` there to ``out`` here, with its manifest, if its hash is right."""
-    target = out / manifest.wheel
-    if target.is_file() and sha256_of(target) == manifest.sha256:
-        apply_manifest(manifest, out)
-        return
-    incoming = out / f".{manifest.wheel}.{os.getpid()}"
+@contextmanager
+def _fetched(remote: Remote, source: str, sha256: str, out: Path) -> Iterator[Path]:
+    """A file of the host beside its place here, under a name of its own, if its hash is right."""
+    incoming = out / f".{PurePosixPath(source).name}.{os.getpid()}"
     try:
         remote.get(source, incoming)
-        if (found := sha256_of(incoming)) != manifest.sha256:
+        if (found := sha256_of(incoming)) != sha256:
             raise HostError(
-                f"{remote.label}: {manifest.wheel} as it came here",
+                f"{remote.label}: {source} as it came here",
                 found=f"sha256 {found[:12]}…",
-                expected=f"{manifest.sha256[:12]}…, as built there",
+                expected=f"{sha256[:12]}…, as built there",
                 remedy="run the command again",
             )
-        incoming.replace(target)
-        apply_manifest(manifest, out)
+        yield incoming
     finally:
         incoming.unlink(missing_ok=True)
         incoming.with_name(incoming.name + ".partial").unlink(missing_ok=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from provision.build.extra import ExtraWheel
+from provision.build.manifest import WheelManifest
 from provision.deploy.spec import EnvSpec
 from provision.hosts.facts import HostFacts
 from provision.script import script_argv
@@ -30,7 +32,7 @@ def plan_deploy(spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Plan:
         Phase(name="switch", steps=tuple(_switch(spec, host) for host in stale)),
     )
     return Plan(
-        title=f"deploy environment {spec.name} ({spec.manifest.wheel})",
+        title=f"deploy environment {spec.name} ({spec})",
         phases=tuple(phase for phase in phases if phase.steps),
     )
 
@@ -50,8 +52,8 @@ def env_path(spec: EnvSpec, facts: HostFacts) -> str:
     return f"{facts.home}/.zerofleet/envs/{spec.name}"
 
 
-def _wheel_target(spec: EnvSpec) -> str:
-    return f".zerofleet/store/{spec.manifest.sha256}/{spec.manifest.wheel}"
+def _wheel_target(wheel: WheelManifest | ExtraWheel) -> str:
+    return f".zerofleet/store/{wheel.sha256}/{wheel.wheel}"
 
 
 def _requirements_target(spec: EnvSpec) -> str:
@@ -61,12 +63,15 @@ def _requirements_target(spec: EnvSpec) -> str:
 def _push(spec: EnvSpec, host: str, facts: HostFacts) -> list[Step]:
     """Only what the host's store lacks; a name is there only after its sha256 was verified."""
     text = spec.requirements.encode()
-    wheel = Put(
-        target=_wheel_target(spec),
-        sha256=spec.manifest.sha256,
-        size=spec.manifest.size,
-        source=spec.wheel,
-    )
+    wheels = [
+        Put(
+            target=_wheel_target(one),
+            sha256=one.sha256,
+            size=one.size,
+            source=spec.wheel.with_name(one.wheel),
+        )
+        for one in spec.wheels
+    ]
     requirements = Put(
         target=_requirements_target(spec),
         sha256=spec.requirements_sha256,
@@ -74,7 +79,8 @@ def _push(spec: EnvSpec, host: str, facts: HostFacts) -> list[Step]:
         content=text,
     )
     held = set(facts["store"].value or ())
-    wanted = ((wheel, "the host lacks this wheel"), (requirements, "the host lacks this lock"))
+    wanted = [(wheel, "the host lacks this wheel") for wheel in wheels]
+    wanted.append((requirements, "the host lacks this lock"))
     return [
         Step(host=host, do=put, why=why)
         for put, why in wanted
@@ -89,13 +95,13 @@ def _install(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
     args = {
         "name": spec.name,
         "python": python.path,
-        "wheel": _wheel_target(spec),
-        "wheel_sha256": spec.manifest.sha256,
+        "wheels": [[_wheel_target(one), one.sha256] for one in spec.wheels],
         "requirements": _requirements_target(spec),
         "requirements_sha256": spec.requirements_sha256,
     }
     packages = spec.requirements.count("==")
     title = f"make ~/.zerofleet/envs/{spec.name} with {python.path}: {packages} locked packages"
+    title = ", ".join([title, *map(str, spec.extras)])
     do = Run(argv=script_argv("install", ["create", json.dumps(args)]), title=title)
     return Step(host=host, do=do, why="make the environment")
 

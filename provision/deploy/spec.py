@@ -1,19 +1,22 @@
-"""What environment every host is to have: pinned packages, a torch, the DeepSpeed wheel. Pure."""
+"""What environment every host is to have: pinned packages, a torch, the wheels. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from provision.build.extra import ExtraWheel, read_extras
 from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
 
-_PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==", re.MULTILINE)
+_PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +25,23 @@ class EnvSpec:
 
     ``requirements`` is a pip requirements file in which every line has hashes: the project's lock,
     then the very torch files that the wheel was built against. The wheel itself is ``wheel``,
-    a local file. ``name`` is the environment's name on every host: a hash over all of it.
+    a local file; ``extras`` lie beside it, and the lock's packages of their names are left out.
+    ``name`` is the environment's name on every host: a hash over all of it.
     """
 
     name: str
     requirements: str
     wheel: Path
     manifest: WheelManifest
+    extras: tuple[ExtraWheel, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join([self.manifest.wheel, *map(str, self.extras)])
+
+    @property
+    def wheels(self) -> tuple[WheelManifest | ExtraWheel, ...]:
+        """What is pushed: DeepSpeed's wheel, and the extra ones."""
+        return (self.manifest, *self.extras)
 
     @property
     def requirements_sha256(self) -> str:
@@ -48,12 +61,17 @@ class EnvSpec:
         }
 
 
-def make_env_spec(lock: str, manifest: WheelManifest, wheel: Path) -> EnvSpec:
+def make_env_spec(
+    lock: str, manifest: WheelManifest, wheel: Path, extras: tuple[ExtraWheel, ...] = ()
+) -> EnvSpec:
     """The environment for a wheel: ``lock`` is the text of locks/train.lock.
 
-    Raises ConfigError if the manifest does not say which torch files it was built against.
+    Raises ConfigError if the manifest does not say which torch files it was built against, or an
+    extra wheel needs what the environment will not have.
     """
-    locked = {canonicalize_name(name) for name in _PINNED.findall(lock)}
+    own = {extra.name for extra in extras}
+    lock = without(lock, own)
+    locked = {canonicalize_name(name) for name, _version in _PINNED.findall(lock)} | own
     lines = [
         f"{package.name}=={package.version} --hash=sha256:{package.sha256}"
         for package in manifest.requires
@@ -67,11 +85,67 @@ def make_env_spec(lock: str, manifest: WheelManifest, wheel: Path) -> EnvSpec:
             remedy="build the wheel again: invoke build-deepspeed",
         )
     text = lock.rstrip("\n") + "\n\n# What the wheel was built against:\n" + "\n".join(lines) + "\n"
-    digest = hashlib.sha256(f"{text}\n{manifest.sha256}\n{manifest.python_tag}".encode())
-    return EnvSpec(name=digest.hexdigest()[:16], requirements=text, wheel=wheel, manifest=manifest)
+    _require_satisfied(extras, text, manifest)
+    parts = [text, manifest.sha256, manifest.python_tag, *(extra.sha256 for extra in extras)]
+    return EnvSpec(
+        name=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        requirements=text,
+        wheel=wheel,
+        manifest=manifest,
+        extras=extras,
+    )
+
+
+def without(lock: str, names: Collection[str]) -> str:
+    """A requirements file without some packages: their lines, and the indented ones below them."""
+    kept, dropped = [], False
+    for line in lock.splitlines(keepends=True):
+        if not line[0].isspace():
+            pinned = _PINNED.match(line)
+            dropped = pinned is not None and canonicalize_name(pinned[1]) in names
+        if not dropped:
+            kept.append(line)
+    return "".join(kept)
+
+
+def _require_satisfied(
+    extras: tuple[ExtraWheel, ...], requirements: str, manifest: WheelManifest
+) -> None:
+    """What pip would see to, but for --no-deps: what an extra wheel needs has to be there."""
+    pins = [*_PINNED.findall(requirements), ("deepspeed", manifest.deepspeed)]
+    pins += [(extra.name, extra.version) for extra in extras]
+    there = {str(canonicalize_name(name)): version for name, version in pins}
+    for extra in extras:
+        for requirement in _required(extra, manifest.python_tag):
+            found = there.get(canonicalize_name(requirement.name), "")
+            if not found or not requirement.specifier.contains(found, prereleases=True):
+                raise ConfigError(
+                    f"{extra.wheel}, in place of the locked {extra.name}",
+                    found=f"{requirement.name} {found}" if found else f"no {requirement.name}",
+                    expected=f"{requirement}, which it requires",
+                    remedy="build a release that fits locks/train.lock, or take the wheel away",
+                )
+
+
+def _required(extra: ExtraWheel, python_tag: str) -> list[Requirement]:
+    """Its requirements that count on the hosts: those without an extra, on Linux x86-64."""
+    version = f"{python_tag[2]}.{python_tag[3:]}"
+    on_hosts = {
+        "extra": "",
+        "implementation_name": "cpython",
+        "os_name": "posix",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+        "platform_system": "Linux",
+        "python_full_version": f"{version}.0",
+        "python_version": version,
+        "sys_platform": "linux",
+    }
+    found = [Requirement(text) for text in extra.requires]
+    return [one for one in found if one.marker is None or one.marker.evaluate(on_hosts)]
 
 
 def read_env_spec(checkout: Path, wheels: Path, manifest: WheelManifest) -> EnvSpec:
-    """The environment of this checkout's lock with a built wheel."""
+    """The environment of this checkout's lock with a built wheel, and the extra ones beside it."""
     lock = (checkout / "locks" / "train.lock").read_text(encoding="utf-8")
-    return make_env_spec(lock, manifest, wheels / manifest.wheel)
+    return make_env_spec(lock, manifest, wheels / manifest.wheel, read_extras(wheels))

@@ -1,6 +1,6 @@
 """Make an environment on a host, or put one to use.
 
-    install.py create JSON    a virtual environment with hash-locked packages and the pushed wheel
+    install.py create JSON    a virtual environment with hash-locked packages and the pushed wheels
     install.py switch NAME    ~/.zerofleet/current -> envs/NAME, atomically
 
 An environment counts only once prove.py wrote its complete.json. One whose packages are not all
@@ -105,7 +105,7 @@ def create(wanted: dict[str, Any]) -> None:
         if os.path.exists(installed):
             say("it is installed already")
             return
-        wheel = verify(wanted["wheel"], wanted["wheel_sha256"])
+        wheels = [(verify(path, sha256), sha256) for path, sha256 in wanted["wheels"]]
         requirements = verify(wanted["requirements"], wanted["requirements_sha256"])
         if os.path.exists(environment):
             say("removing a half-made environment")
@@ -118,9 +118,9 @@ def create(wanted: dict[str, Any]) -> None:
         )
         if made.returncode != 0:
             fail("venv: " + made.stdout.decode("utf-8", "replace").strip()[-300:])
-        own = os.path.join(environment, "deepspeed.txt")
+        own = os.path.join(environment, "wheels.txt")
         with open(own, "w") as stream:
-            stream.write("%s --hash=sha256:%s\n" % (wheel, wanted["wheel_sha256"]))
+            stream.writelines("%s --hash=sha256:%s\n" % wheel for wheel in wheels)
         quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
         locked = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
         pip(environment, ["install", *quiet, *locked, "-r", requirements, "-r", own])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.build.extra import ExtraWheel
 from provision.build.manifest import Distribution, SourceOf, WheelManifest
 from provision.hosts.facts import HostFacts, parse_facts
 
@@ -66,3 +67,18 @@ def make_facts():
         return parse_facts(host, answer)
 
     return make
+
+
+@pytest.fixture
+def extra() -> ExtraWheel:
+    """An extra wheel that takes the place of the locked transformers."""
+    return ExtraWheel(
+        wheel="transformers-5.24.0.dev0-py3-none-any.whl",
+        sha256="34" * 32,
+        size=12_000_000,
+        name="transformers",
+        version="5.24.0.dev0",
+        requires=("sympy>=1.13", "sentencepiece; extra == 'sp'", "colorama; os_name == 'nt'"),
+        source=SourceOf(name="transformers", sha256="56" * 32),
+        key="78" * 32,
+    )

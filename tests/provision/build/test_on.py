@@ -1,4 +1,4 @@
-"""A build on a host: what is sent, what is run there, and what its answer means."""
+"""A build on a host: what is sent, and what is run there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from provision.build.bundle import Bundle
-from provision.build.on import Builder, Cargo, parse_reply, plan_on, read_cargo
-from provision.errors import BuildError, ConfigError, HostError
+from provision.build.on import Builder, Cargo, plan_on, read_cargo
+from provision.errors import ConfigError
 from provision.steps import Put, Run
 
 CONTROLLER = Bundle(name="controller.tar.gz", content=b"code")
@@ -19,7 +19,7 @@ CODE = f".zerofleet/controllers/{CONTROLLER.sha256[:16]}"
 
 @pytest.fixture
 def make_plan():
-    def make(*, source=None, store=(), **flags):
+    def make(*, source=None, extras=(), store=(), **flags):
         builder = Builder(
             host="node1",
             home="/home/me",
@@ -27,7 +27,7 @@ def make_plan():
             tag="cp311",
             store=frozenset(store),
         )
-        cargo = Cargo(controller=CONTROLLER, lock="ab" * 32, source=source)
+        cargo = Cargo(controller=CONTROLLER, lock="ab" * 32, source=source, extras=extras)
         return plan_on(builder, flags, cargo).steps
 
     return make
@@ -94,47 +94,10 @@ def test_cargo_is_read_from_here(checkout: Path, tmp_path: Path):
         read_cargo(checkout, "/nowhere")
 
 
-def test_a_wheel_comes_with_its_manifest(make_manifest):
-    manifest = make_manifest()
-    answer = {
-        "ok": True, "exit": 0, "wheel": f"/home/me/.zerofleet/wheels/{manifest.wheel}",
-        "manifest": manifest.as_json(), "cached": True, "findings": [],
-    }  # fmt: skip
-    report, found, path = parse_reply("node1", {"code": 0, "answer": answer, "last": ""})
-    assert report.ok
-    assert found == manifest
-    assert found.cached
-    assert path == answer["wheel"]
-
-
-def test_findings_about_the_machine_that_built_name_the_host():
-    finding = {
-        "host": "this machine", "subject": "compiler", "level": "error",
-        "found": "no g++", "expected": "g++ >= 11", "remedy": "install g++",
-    }  # fmt: skip
-    reply = {"code": 1, "answer": {"ok": False, "exit": 1, "findings": [finding]}, "last": ""}
-    report, manifest, _path = parse_reply("node1", reply)
-    assert manifest is None
-    (failing,) = report.failing
-    assert str(failing) == "node1: compiler: found no g++, expected g++ >= 11: install g++"
-
-
-@pytest.mark.parametrize(("code", "kind"), [(4, BuildError), (2, ConfigError), (1, HostError)])
-def test_the_builds_own_error_comes_back_as_it_is(code, kind):
-    error = {"what": "compile", "found": "x", "expected": "a wheel", "remedy": "see the log"}
-    reply = {"code": code, "answer": {"ok": False, "exit": code, "error": error}, "last": ""}
-    with pytest.raises(kind, match=r"^\[node1\] compile: found x") as caught:
-        parse_reply("node1", reply)
-    assert caught.value.exit_code == code
-
-
-@pytest.mark.parametrize(
-    ("reply", "found"),
-    [
-        ({"code": 2, "answer": None, "last": "zf: Python: found 3.9"}, "zf: Python: found 3.9"),
-        ({"code": -9, "answer": None, "last": ""}, "exit -9 and no word"),
-    ],
-)
-def test_a_build_that_gave_no_answer_shows_its_last_line(reply, found):
-    with pytest.raises(HostError, match=f"build on node1: found {found}"):
-        parse_reply("node1", reply)
+def test_sources_of_extra_wheels_travel_too(make_plan):
+    extras = (Bundle(name="a.tar.gz", content=b"a"), Bundle(name="b.tar.gz", content=b"b"))
+    source = Bundle(name="DeepSpeed.tar.gz", content=b"tree")
+    told = wanted(make_plan(source=source, extras=extras))
+    a, b, own = (f"/home/me/.zerofleet/sources/{one.sha256[:16]}" for one in (*extras, source))
+    assert f"--with-source={a}/a,{b}/b" in told["argv"]
+    assert f"--source={own}/DeepSpeed" in told["argv"]

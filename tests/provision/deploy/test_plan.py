@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from provision.deploy.plan import deployed, plan_deploy
-from provision.deploy.spec import make_env_spec
+from provision.deploy.spec import make_env_spec, without
 from provision.errors import ConfigError
 
 LOCK = "transformers==5.23.0 \\\n    --hash=sha256:aa\nsympy==1.14.0 \\\n    --hash=sha256:bb\n"
@@ -17,6 +20,13 @@ LOCK = "transformers==5.23.0 \\\n    --hash=sha256:aa\nsympy==1.14.0 \\\n    --h
 def spec(make_manifest):
     manifest = make_manifest()
     return make_env_spec(LOCK, manifest, Path("wheels") / manifest.wheel)
+
+
+@pytest.fixture
+def with_extra(make_manifest, extra):
+    """The environment with transformers from source."""
+    manifest = make_manifest()
+    return make_env_spec(LOCK, manifest, Path("wheels") / manifest.wheel, (extra,))
 
 
 def phases(plan):
@@ -79,3 +89,51 @@ def test_one_bare_host_among_complete_ones_leaves_them_alone(spec, make_facts):
     done = make_facts("node1", environments=[spec.name], environment={"lock": spec.name})
     plan = plan_deploy(spec, {"node1": done, "node2": make_facts("node2")})
     assert {step.host for phase in plan.phases for step in phase.steps} == {"node2"}
+
+
+def test_an_extra_wheel_takes_the_place_of_the_locked_package(spec, with_extra):
+    assert "transformers" in spec.requirements
+    assert "transformers" not in with_extra.requirements
+    assert "sympy==1.14.0" in with_extra.requirements
+    assert with_extra.name != spec.name
+
+
+def test_an_extra_wheels_content_is_part_of_the_environments_name(with_extra, make_manifest, extra):
+    other = replace(extra, sha256="99" * 32)
+    assert make_env_spec(LOCK, make_manifest(), with_extra.wheel, (other,)).name != with_extra.name
+
+
+def test_an_extra_wheel_is_pushed_and_installed_beside_deepspeeds(with_extra, make_facts, extra):
+    plan = plan_deploy(with_extra, {"node1": make_facts("node1")})
+    assert "transformers 5.24.0.dev0 from transformers" in str(plan)
+    pushed = [step.do for step in plan.phases[0].steps]
+    assert [put.target.split("/")[-1] for put in pushed][1] == extra.wheel
+    assert pushed[1].source == Path("wheels") / extra.wheel
+    (install,) = plan.phases[1].steps
+    told = json.loads(json.loads(base64.b64decode(install.do.argv[-1]))[-1])
+    assert [sha256 for _, sha256 in told["wheels"]] == [with_extra.manifest.sha256, extra.sha256]
+
+
+@pytest.mark.parametrize(
+    ("needs", "found"),
+    [
+        ("sympy<1.0", "found sympy 1.14.0, expected sympy<1.0"),
+        ("sentencepiece", "found no sentencepiece"),
+    ],
+)
+def test_an_extra_wheel_that_needs_what_is_not_there_is_refused(make_manifest, extra, needs, found):
+    with pytest.raises(ConfigError, match=found):
+        make_env_spec(LOCK, make_manifest(), Path("x"), (replace(extra, requires=(needs,)),))
+
+
+def test_an_extra_wheel_may_need_torch_deepspeed_and_its_like(make_manifest, extra):
+    other = replace(extra, name="trl", requires=("transformers>=5.24.0.dev0", "torch>=2.13",
+        "deepspeed>=0.19", "sympy; python_version < '3.12'"))  # fmt: skip
+    spec = make_env_spec(LOCK, make_manifest(), Path("x"), (extra, other))
+    assert "transformers==" not in spec.requirements
+
+
+def test_a_package_leaves_a_lock_with_all_its_lines():
+    lock = "# top\na==1 \\\n    --hash=x\n    # via b\nA-b==2\n    # via c\nc==3\n"
+    assert without(lock, {"a", "a-b"}) == "# top\nc==3\n"
+    assert without(lock, set()) == lock
