@@ -40,6 +40,11 @@ def test_build(ask) -> None:
     assert answer["manifest"]["ops"] == ["cpu_adam", "shm_comm"]
 
 
+def test_toolchain(ask) -> None:
+    subjects = {finding["subject"] for finding in ask("toolchain")["findings"]}
+    assert subjects >= {"CPU", "Python", "compiler", "memory", "disk"}
+
+
 def test_hosts(ask) -> None:
     answer = ask("hosts")
     assert set(answer["hosts"]) == {"node1", "node2"}
