@@ -44,6 +44,7 @@ from provision.hosts.nics import choose_ways
 from provision.hosts.parity import compare
 from provision.hosts.preflight import evaluate
 from provision.hosts.ready import gather_ready
+from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.hosts.targets import compare_hosts, fill_flags, make_targets
 from provision.inventory import parse_inventory, read_inventory
 from provision.launch.apply import apply_launch
@@ -75,6 +76,8 @@ HELP = {
     "hosts": "hosts file (default hosts.txt; builds: none): [user@]host[:port] [slots=N] lines",
     "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
     "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
+    "wide": "more columns: clock, kernel, network, toolkit, firewall …",
+    "fact": "one fact alone, as in --fact gpu.driver, hosts grouped by its value",
     "answer_timeout": "seconds that a host may take to tell what it is (default 60)",
     "accelerator": "cuda (which --arch implies) or cpu; never guessed from this machine",
     "ops": "ops to compile, by DeepSpeed's names, or all (default for cuda: "
@@ -155,7 +158,7 @@ def command(*flags):
                 body(out, read_settings(c.config.zerofleet, **given))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        defaults = dict.fromkeys(("accept_new", "locked", "dry_run", "json"), False)
+        defaults = dict.fromkeys(("accept_new", "locked", "wide", "dry_run", "json"), False)
         run.__signature__ = inspect.Signature(
             [inspect.Parameter("c", kind)]
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
@@ -182,7 +185,7 @@ def fleet_of(s, inventory=None):
 
 def facts_of(out, fleet, peers=()):
     """Facts of every host; the command ends here if one can't be reached."""
-    gathered = gather_facts(fleet, peers)
+    gathered = gather_facts(fleet, peers, say=out.say)
     out.require(error_report(gathered.errors))
     return gathered.facts
 
@@ -345,13 +348,15 @@ def toolchain(out, s):
     out.report(compare_toolchain(without_missing(spec, found), found), full=True)
 
 
-@command(*FLEET)
+@command(*FLEET, "wide", "fact")
 def hosts(out, s):
     """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use."""
+    fact = parse_fact(s.fact) if s.fact else None
     with fleet_of(s) as fleet:
-        gathered = gather_facts(fleet)
-    out.add(hosts={host: facts.as_json() for host, facts in gathered.facts.items()})
-    out.table(show.HOST_COLUMNS, show.host_rows(gathered.facts))
+        gathered = gather_facts(fleet, say=out.say)
+    found = gathered.facts
+    out.add(hosts=hosts_json(found, fact))
+    out.summary(one_fact(found, fact) if fact else summarize(found, wide=s.wide))
     out.report(error_report(gathered.errors))
 
 

@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "accept_new": False,
     "connect_timeout": 10,
     "answer_timeout": 60,
+    "wide": False,
+    "fact": None,
     "workers": 32,
     "wheels": str(CHECKOUT / "wheels"),
     "wheel": None,
@@ -86,6 +88,8 @@ class Settings:
     accept_new: bool
     connect_timeout: int
     answer_timeout: int
+    wide: bool
+    fact: str | None
     workers: int
     wheels: Path
     wheel: str | None

@@ -23,6 +23,7 @@ from provision.build.extra import ExtraWheel
 from provision.build.manifest import WheelManifest
 from provision.findings import Level, Report, merged
 from provision.hosts.lock import LockPlan
+from provision.hosts.summary import Summary
 from provision.launch.apply import RunResult
 from provision.launch.plan import LaunchPlan
 from provision.steps import Plan
@@ -70,6 +71,12 @@ class Answer:
         for row in rows:
             table.add_row(*(visible(cell) for cell in row))
         _console().print(table)
+
+    def summary(self, summary: Summary) -> None:
+        """What hosts are, and below it why some of that is unknown."""
+        self.table(summary.columns, [tuple(map(escape, row)) for row in summary.rows])
+        for line in summary.unknown:
+            self.text(line)
 
     def report(self, report: Report, *, full: bool = False) -> None:
         """Findings: as a table with ``full``, else what fails or warns, a line each.
@@ -179,46 +186,3 @@ def visible(text: str) -> str:
 def _console() -> Console:
     """A console as wide as the terminal; wide enough for whole lines where there is none."""
     return Console(width=None if sys.stdout.isatty() else 220)
-
-
-def host_rows(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of the hosts table; columns as in HOST_COLUMNS."""
-    rows = []
-    for host, f in facts.items():
-        pythons = ", ".join(dict.fromkeys(p.version for p in f.pythons)) or str(f["pythons"])
-        memory = f["memory"].value
-        disk = f["disk"].value
-        gpus = f"{len(f.gpus)} x {f.gpus[0]['name']}" if f.gpus else str(f["gpus"])
-        rows.append(
-            (
-                host,
-                str(f["os"]),
-                str(f["cpu.cores"]),
-                str(f["cpu.level"]),
-                f"{memory['available'] / 1e9:.0f} of {memory['total'] / 1e9:.0f} GB"
-                if memory
-                else str(f["memory"]),
-                f"{disk['free'] / 1e9:.0f} GB" if disk else str(f["disk"]),
-                gpus,
-                str(f["gpu.driver"]),
-                pythons,
-                str(f["glibc"]),
-                str(f.environment.get("lock", "-")),
-            )
-        )
-    return [tuple(escape(cell) for cell in row) for row in rows]
-
-
-HOST_COLUMNS = (
-    "host",
-    "os",
-    "cores",
-    "cpu",
-    "memory free",
-    "disk free",
-    "gpus",
-    "driver",
-    "python",
-    "glibc",
-    "environment",
-)

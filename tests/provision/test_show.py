@@ -9,6 +9,7 @@ import pytest
 from provision import show
 from provision.errors import BuildError, ConfigError
 from provision.findings import SSH, Finding, Level, Report
+from provision.hosts.summary import summarize
 from provision.steps import Phase, Plan, Run, Step
 
 PLAN = Plan(
@@ -136,7 +137,7 @@ def test_a_table_and_text_stay_off_stdout_with_json(capsys):
 
 def test_a_host_named_like_markup_is_shown_as_it_is(capsys, make_facts):
     def body(out):
-        out.table(show.HOST_COLUMNS, show.host_rows({"[bold]node": make_facts("[bold]node")}))
+        out.summary(summarize({"[bold]node": make_facts("[bold]node")}))
 
     assert "[bold]node" in run(body, capsys, json_out=False)[1]
 
