@@ -35,6 +35,7 @@ from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.findings import Report
 from provision.fleet import connected, error_report
+from provision.hosts.deep import evaluate_deep, gather_deep
 from provision.hosts.drift import drift, lockable, parse_allowed
 from provision.hosts.facts import gather_facts
 from provision.hosts.fit import Wanted, compare_built, compare_wanted, require_python
@@ -106,6 +107,7 @@ HELP = {
     "master_addr": "address of the first host as the others reach it (default: its SSH address)",
     "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
     "runs": "local folder that results are collected to (default runs/)",
+    "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
     "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
     "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
     "allow_drift": "what may differ from the drift lock, as in gpu.driver,kernel",
@@ -158,7 +160,7 @@ def command(*flags):
                 body(out, read_settings(c.config.zerofleet, **given))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        defaults = dict.fromkeys(("accept_new", "locked", "wide", "dry_run", "json"), False)
+        defaults = dict.fromkeys(("accept_new", "deep", "locked", "wide", "dry_run", "json"), False)
         run.__signature__ = inspect.Signature(
             [inspect.Parameter("c", kind)]
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
@@ -400,14 +402,16 @@ def deploy(out, s):
     out.deployed(deployed(spec, plan, facts))
 
 
-@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN)
+@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "deep")
 def preflight(out, s):
     """Ask every host, and the network between them, whether this run could start now."""
     recipe = read_flags(s)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with fleet_of(s) as fleet:
-        _, _, report, _, _ = ready_of(out, s, fleet, env, recipe)
-    out.report(report, full=True)
+        _, wanted, report, _, _ = ready_of(out, s, fleet, env, recipe)
+        out.report(report, full=True)
+        if s.deep and report.ok:
+            out.report(evaluate_deep(wanted, gather_deep(fleet, wanted, out.say)), full=True)
 
 
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "runs", "dry_run")

@@ -90,11 +90,11 @@ class Remote:
             raise explain(self.label, error, self.cxn) from None
         return int(result.exited), str(result.stdout), str(result.stderr)
 
-    def talk(self, script: str, args: Sequence[str] = ()) -> Talk:
+    def talk(self, script: str, args: Sequence[str] = (), python: str = "") -> Talk:
         """Start ``onhost/<script>.py args…`` there, to be told more over its stdin."""
         try:
             channel = self.cxn.transport.open_session(timeout=30)
-            channel.exec_command(shlex.join(script_argv(script, args)))
+            channel.exec_command(shlex.join(script_argv(script, args, python)))
         except Exception as error:  # noqa: BLE001 - likewise
             raise explain(self.label, error, self.cxn) from None
         return Talk(label=self.label, channel=channel)

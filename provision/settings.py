@@ -68,6 +68,7 @@ DEFAULTS: dict[str, Any] = {
     "master_addr": None,
     "master_port": 29500,
     "locked": False,
+    "deep": False,
     "lock_file": None,
     "allow_drift": None,
 }
@@ -130,6 +131,7 @@ class Settings:
     master_addr: str | None
     master_port: int
     locked: bool
+    deep: bool
     lock_file: Path
     allow_drift: str | None
 

@@ -47,7 +47,10 @@ ONLY_IN = {
     "deepspeed": set(),
 }
 #: Run by a deployed environment's Python, which has them; all other onhost files: stdlib only.
-PROVES = {"provision.onhost.prove": {"torch", "deepspeed"}}
+PROVES = {
+    "provision.onhost.prove": {"torch", "deepspeed"},
+    "provision.onhost.allreduce": {"torch"},
+}
 MAX_FILE, MAX_FUNCTION, MAX_TASK = 300, 45, 10
 #: A file that is sent to hosts alone must hold everything it needs.
 MAX_ONHOST = 650

@@ -25,7 +25,7 @@ _LOSS_WARN, _LOSS_ERROR = 0.01, 0.05
 _LOSS_COUNT = 3
 #: Share of the usual rate that is slow: 10 Gbit/s among 25 is 0.4, and fine; 1 among 10 is 0.1.
 #: Every slow pair was measured four times, and its best counts.
-_SLOW_WARN, _SLOW_ERROR = 0.25, 0.11
+SLOW_WARN, SLOW_ERROR = 0.25, 0.11
 #: One connection, in Python, fills this much of a fast NIC; a NIC's own speed is held to no more.
 _ONE_CONNECTION = 10e9 / 8
 
@@ -225,7 +225,8 @@ def _loss(mesh: Mesh) -> list[Finding]:
     return findings
 
 
-def _rate(rate: float) -> str:
+def rate_text(rate: float) -> str:
+    """Bytes a second as a person knows links: "9.4 Gbit/s"."""
     return f"{rate * 8 / 1e9:.1f} Gbit/s" if rate >= 1e9 / 8 else f"{rate * 8 / 1e6:.0f} Mbit/s"
 
 
@@ -235,16 +236,16 @@ def _rates(mesh: Mesh, facts: Mapping[str, HostFacts]) -> list[Finding]:
         return []
     rates = sorted(mesh.rates.values())
     usual = rates[len(rates) // 2]
-    bad = {pair: rate for pair, rate in mesh.rates.items() if rate < usual * _SLOW_WARN}
+    bad = {pair: rate for pair, rate in mesh.rates.items() if rate < usual * SLOW_WARN}
     findings = []
-    expected = f"about {_rate(usual)}, as between other hosts: all wait for the slowest"
+    expected = f"about {rate_text(usual)}, as between other hosts: all wait for the slowest"
     remedy = "look at its link: ethtool (speed, duplex), cable, switch port, tc qdisc show, there"
     for guilt in blame(bad, tuple(mesh.dials)):
         those = [
             bad[p] for o in guilt.peers for p in ((guilt.host, o), (o, guilt.host)) if p in bad
         ]
-        level = Level.ERROR if min(those) < usual * _SLOW_ERROR else Level.WARN
-        found = f"{_rate(min(those))} {guilt.way} {_hosts(guilt.peers)}"
+        level = Level.ERROR if min(those) < usual * SLOW_ERROR else Level.WARN
+        found = f"{rate_text(min(those))} {guilt.way} {_hosts(guilt.peers)}"
         findings.append(Judge(host=guilt.host)("bandwidth", level, found, expected, remedy))
     guilty = {host for pair in bad for host in pair}
     for host in set(mesh.dials) - guilty:
@@ -263,6 +264,6 @@ def _own_rate(host: str, rate: float, facts: HostFacts, remedy: str) -> Finding:
         if nic["name"] in used and nic.get("kind") == "physical" and nic.get("speed")
     ]
     limit = min(*speeds, _ONE_CONNECTION) if speeds else 0.0
-    level = Level.WARN if rate < limit * _SLOW_WARN else Level.OK
-    expected = f"about {_rate(limit)}, as its NIC says" if limit else "a rate like the others'"
-    return Judge(host=host)("bandwidth", level, _rate(rate), expected, remedy)
+    level = Level.WARN if rate < limit * SLOW_WARN else Level.OK
+    expected = f"about {rate_text(limit)}, as its NIC says" if limit else "a rate like the others'"
+    return Judge(host=host)("bandwidth", level, rate_text(rate), expected, remedy)

@@ -29,7 +29,8 @@ class Wanted:
     """What a run would use. Paths are paths on the hosts; "" where the run needs none.
 
     ``slots``: ranks per host, in node_rank order; its first key is node 0. ``addresses``: the
-    address that each host's part of the run uses (None: not known). ``lock``: the environment that
+    address that each host's part of the run uses, ``interfaces`` its NIC (None: not known);
+    ``homes``: HOME there. ``lock``: the environment that
     every host must have; ``proof``: what prove.py is asked of it. ``runs``: where run folders go.
 
     ``flags`` are the trainer's, as the run would get them; ``offload`` is settings.offload.
@@ -37,6 +38,8 @@ class Wanted:
 
     slots: Mapping[str, int]
     addresses: Mapping[str, str | None]
+    interfaces: Mapping[str, str | None] = field(default_factory=dict)
+    homes: Mapping[str, str] = field(default_factory=dict)
     master_addr: str
     master_port: int
     accelerator: str

@@ -123,6 +123,8 @@ def make_wanted(
     return Wanted(
         slots={host.name: host.nproc_per_node for host in hosts},
         addresses={host.name: ways[host.name].address for host in hosts},
+        interfaces={host.name: host.socket_interface for host in hosts},
+        homes={host.name: host.home for host in hosts},
         master_addr=settings.master_addr or node0,
         master_port=settings.master_port,
         accelerator=proof["accelerator"],
