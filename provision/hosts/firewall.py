@@ -39,6 +39,28 @@ def opening(host: str, facts: HostFacts, sources: Mapping[str, str], ports: str)
     )
 
 
+def mending(
+    listener: str, sources: Mapping[str, str], ports: str, facts: Mapping[str, HostFacts]
+) -> str:
+    """What to do about ``ports`` of a host that ``sources`` don't reach.
+
+    A host known to filter nothing is not told to open anything: then it is the other end's firewall
+    that drops the replies, or something between them.
+    """
+    if not facts[listener]["firewall"].absent:
+        return opening(listener, facts[listener], sources, ports)
+    filters = [source for source in sources if not facts[source]["firewall"].absent]
+    if filters:
+        return (
+            f"{listener} filters nothing: look at the rules of {', '.join(filters)} for what drops "
+            "replies, or what goes out (as root there: nft list ruleset)"
+        )
+    return (
+        f"no host here filters that: open TCP {ports} between {', '.join(sources)} and {listener} "
+        "(security groups, switches, routers)"
+    )
+
+
 def _input_chain(facts: HostFacts) -> str:
     """The nft chain that incoming packets meet: "inet filter input" where nothing says another."""
     policies = (facts["firewall"].value or {}).get("policies", {})

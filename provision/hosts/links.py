@@ -12,7 +12,7 @@ from typing import Any
 from provision.findings import Finding, Level
 from provision.hosts.blame import Blame, Pair, blame
 from provision.hosts.facts import HostFacts
-from provision.hosts.firewall import opening
+from provision.hosts.firewall import mending
 from provision.hosts.judge import Judge
 from provision.hosts.mesh import Mesh, MeshWanted
 from provision.hosts.nics import is_loopback
@@ -102,7 +102,7 @@ def _master(
         return []
     level = Level.ERROR if reached else Level.UNKNOWN
     source = {host: wanted.addresses[host]}
-    remedy = opening(first, facts[first], source, f"{port}")
+    remedy = mending(first, source, str(port), facts)
     return [judge("master port", level, reached or "no answer", expected, remedy)]
 
 
@@ -127,9 +127,11 @@ def _ports(wanted: MeshWanted, mesh: Mesh, facts: Mapping[str, HostFacts]) -> li
             f"({count} of {of} sampled ports: {why})"
         )
         addresses = {source: wanted.addresses[source] for source in sources}
-        remedy = opening(listener, facts[listener], addresses, f"{low}-{high}")
+        remedy = mending(listener, addresses, f"{low}-{high}", facts)
         if guilt.way == "to" and len(guilt.peers) > 1:
             remedy = f"does {guilt.host} filter what it sends? else {remedy}"
+        elif guilt.way == "with":
+            remedy += "; and let replies to its own dials in: ct state established,related accept"
         expected = "every port of it to answer: gloo and NCCL listen there"
         findings.append(Judge(host=guilt.host)("ports", Level.ERROR, found, expected, remedy))
     guilty = {host for pair in bad for host in pair}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from provision.hosts.firewall import opening
+from provision.hosts.firewall import mending, opening
 
 TWO = {"node2": "10.0.0.2", "node3": "10.0.0.3"}
 
@@ -50,3 +50,20 @@ def test_nft_rules_go_into_the_chain_that_filters(make_facts):
 def test_a_firewall_that_could_not_be_read_is_described(make_facts):
     text = opening("node1", make_facts("node1"), TWO, "29500")
     assert text.startswith("open TCP 29500 for 10.0.0.2,10.0.0.3 on node1 and on the way to it")
+
+
+def test_a_host_that_filters_nothing_is_not_told_to_open_anything(make_facts):
+    rules = {"policies": {"inet t in": "accept"}, "rules": ["tcp dport 32768-60999 drop"]}
+    facts = {
+        "node1": make_facts("node1", firewall={"absent": True}),
+        "node2": make_facts("node2", firewall=rules),
+        "node3": make_facts("node3", firewall={"absent": True}),
+    }
+    text = mending("node1", {"node2": "10.0.0.2"}, "29500", facts)
+    assert text.startswith("node1 filters nothing: look at the rules of node2 for what drops")
+    text = mending("node1", {"node3": "10.0.0.3"}, "29500", facts)
+    assert text.startswith("no host here filters that: open TCP 29500 between node3 and node1")
+    unknown = {**facts, "node1": make_facts("node1", firewall={"unknown": "only root may"})}
+    assert mending("node1", TWO, "29500", unknown) == opening(
+        "node1", unknown["node1"], TWO, "29500"
+    )
