@@ -218,8 +218,10 @@ def ready_of(out, s, fleet, env, recipe):
     memory = plan_run(wanted, facts, answers, auto=s.zero_auto)
     wanted = replace(wanted, zero=memory.zero, offload=memory.offload)
     ready = evaluate(wanted, facts, ways, answers)
+    fits = compare(env.manifest, s.torch, facts, deployed=False, slots=fleet.inventory.slots)
     drifted = drift(lock, facts, env.manifest, allowed)
-    report = Report(findings=(*drifted.findings, *ready.findings, *memory.report.findings))
+    parts = (fits.hurting, drifted.findings, ready.findings, memory.report.findings)
+    report = Report(findings=tuple(finding for part in parts for finding in part))
     out.add(memory=memory.as_json())
     if not memory.report.ok:
         out.table(*stage_table(memory.advice))

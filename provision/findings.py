@@ -73,6 +73,11 @@ class Report:
         return tuple(f for f in self.findings if f.fails or f.level is Level.WARN)
 
     @property
+    def hurting(self) -> tuple[Finding, ...]:
+        """The findings that can hurt a run: neither ok nor a note."""
+        return tuple(f for f in self.findings if f.level not in (Level.OK, Level.NOTE))
+
+    @property
     def ok(self) -> bool:
         """Whether nothing fails."""
         return not self.failing

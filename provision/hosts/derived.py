@@ -51,6 +51,11 @@ def environment(key: str) -> Read:
     return read
 
 
+def wheel(facts: HostFacts) -> Fact:
+    """The wheel in the environment in use, by the first 12 digits of its sha256."""
+    return _of(facts["environment"], str(facts.environment.get("wheel_sha256") or "")[:12] or None)
+
+
 def environment_now(key: str) -> Read:
     """What the environment's folder holds now, which may not be what deploy proved."""
 

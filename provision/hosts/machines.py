@@ -61,5 +61,10 @@ def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
 
 def _finding(host: str, level: Level, found: str, remedy: str) -> Finding:
     return Finding(
-        host=host, subject="machine", level=level, found=found, expected=_EXPECTED, remedy=remedy
+        host=host,
+        subject="same machine",
+        level=level,
+        found=found,
+        expected=_EXPECTED,
+        remedy=remedy,
     )

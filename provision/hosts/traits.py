@@ -271,7 +271,7 @@ TRAITS = (
         level=Level.ERROR,
         why=_DEPLOY,
         undo=_DEPLOY,
-        read=derived.environment("wheel_sha256"),
+        read=derived.wheel,
     ),
     Trait(
         name="mtu",

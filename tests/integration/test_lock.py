@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 #: Both hosts of the demo are this machine, each with a home of its own.
-ONE_MACHINE = ("node2", "machine", "note")
+ONE_MACHINE = ("node2", "same machine", "note")
 
 
 @pytest.fixture(scope="module")

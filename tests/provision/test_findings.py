@@ -38,3 +38,8 @@ def test_the_json_keys_are_a_contract():
     assert list(finding().as_json()) == [
         "host", "subject", "level", "found", "expected", "remedy"
     ]  # fmt: skip
+
+
+def test_what_hurts_a_run_is_neither_ok_nor_a_note():
+    report = Report(findings=tuple(finding(level=level) for level in Level))
+    assert [f.level for f in report.hurting] == [Level.WARN, Level.ERROR, Level.UNKNOWN]
