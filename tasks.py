@@ -435,7 +435,7 @@ def train(out, s):
 def memory(out, s):
     """Plan a run's memory by GPU and host: every ZeRO stage, what fits, and what to change."""
     spec, room = room_for(out, s, make_asked(s, read_model(s.model), read_flags(s)))
-    advice = advise(spec, room)
+    advice = advise(spec, room, auto=s.zero_auto)
     out.add(model=spec.model.name, parameters=spec.model.parameters, **advice.as_json())
     out.text(headline(advice))
     out.table(*part_table(advice))

@@ -202,6 +202,34 @@ def collate(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
 
 
+def peers(network: torch.nn.Module, training: Any) -> dict[str, int | None]:
+    """What DeepSpeed's and accelerate's own estimators say of this run: GPU and host together."""
+    from accelerate.commands.estimate import estimate_training_usage
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    def size(module: torch.nn.Module, *, recurse: bool) -> int:
+        return sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters(recurse=recurse))
+
+    total = size(network, recurse=True)
+    zero = (training.hf_deepspeed_config.config if training.deepspeed else {}).get(
+        "zero_optimization", {}
+    )
+    stage, ranks = zero.get("stage", 0), training.world_size
+    away = "offload_optimizer" in zero
+    host = gpu = None
+    if stage == 2:
+        host, gpu = estimate_zero2_model_states_mem_needs(total, ranks, 1, away, 1.0)
+    if stage == 3:
+        largest = max(size(module, recurse=False) for module in network.modules())
+        parts = (total, largest, ranks, 1, away, "offload_param" in zero, True, 1.0)
+        host, gpu, _ = estimate_zero3_model_states_mem_needs(*parts)
+    sizes = estimate_training_usage(4 * total, "bfloat16" if training.bf16 else "float32")
+    # Host memory counts where something is offloaded: else theirs is what loading takes.
+    deepspeed = None if gpu is None else gpu + (host or 0) // ranks * away
+    return {"deepspeed": deepspeed, "accelerate": max(sizes.values())}
+
+
 def measure(case: dict[str, Any], out: Path) -> dict[str, Any]:
     """Train three steps of a case; bytes by name."""
     flags = {"max_steps": 3, "report_to": "none", "save_strategy": "no", **case["flags"]}
@@ -227,6 +255,7 @@ def measure(case: dict[str, Any], out: Path) -> dict[str, Any]:
         trainer.train()
     sizes = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in network.parameters()]
     watch.found["count"] = sum(size for _, size in sizes)
+    watch.found |= peers(network, training)
     watch.found["trainable"] = sum(size for trains, size in sizes if trains)
     watch.trainer = None
     return watch.found
@@ -239,6 +268,8 @@ def main() -> None:
     for name, case in cases.items():
         found[name] = measure(case, out)
         gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         AcceleratorState._reset_state(reset_partial_state=False)  # noqa: SLF001  one case, one state
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
         print(name, found[name], file=sys.stderr, flush=True)

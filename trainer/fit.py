@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trainer import engine
 from trainer.args import SftArgs
 from trainer.errors import RequestError
-from trainer.metrics import Metrics, peak_memory
+from trainer.metrics import Metrics, peak_memory_of_ranks
 
 
 class CountingTrainer(Trainer):
@@ -123,6 +123,8 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
         # The record has every step, and one rank's word for it is enough.
         trainer.remove_callback(PrinterCallback)
     result = trainer.train(resume_from_checkpoint=checked_checkpoint(training))
+    # Before saving and evaluation, which are no part of what was planned.
+    peaks = peak_memory_of_ranks(training.process_index)
     # On every rank: under ZeRO-3 the weights are put together from all of them.
     trainer.save_model()
     trainer.save_state()
@@ -138,5 +140,6 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
         loss_first=losses[0] if losses else None,
         loss_last=losses[-1] if losses else None,
         train_runtime=result.metrics["train_runtime"],
-        **peak_memory(),
+        **{key: value for key, value in peaks[0].items() if key != "rank"},
+        ranks=peaks,
     )

@@ -6,7 +6,7 @@ The events, in order (keys are only ever added):
     step    once per logging step; ``tokens`` counts all ranks' tokens without padding, since begin
     eval    after an evaluation
     saved   the folder with the trained weights
-    end     first and last loss, seconds, peak memory of rank 0
+    end     first and last loss, seconds, peak memory of training: rank 0's, and ``ranks``: each's
 
 Without ZEROFLEET_RUN_DIR nothing is written.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 RUN_DIR = "ZEROFLEET_RUN_DIR"
 
@@ -59,8 +60,25 @@ def _plain(value: Any) -> Any:
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Bytes of this process at their highest: on its GPU (None without one) and on the host."""
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    """Bytes of this process at their highest: on its GPU (None without one) and on the host.
+
+    ``reserved`` is what torch took from the GPU, ``device`` what its tensors filled of that.
+    """
+    cuda = torch.cuda.is_available()
     # Linux counts ru_maxrss in KiB (getrusage(2)).
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_device_bytes": device, "peak_host_bytes": host}
+    return {
+        "peak_device_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "peak_reserved_bytes": torch.cuda.max_memory_reserved() if cuda else None,
+        "peak_host_bytes": host,
+    }
+
+
+def peak_memory_of_ranks(rank: int) -> list[dict[str, int | None]]:
+    """peak_memory of every rank, in their order. Every rank has to call this."""
+    mine = {"rank": rank, **peak_memory()}
+    if not dist.is_initialized():
+        return [mine]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, mine)
+    return found

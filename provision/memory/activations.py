@@ -23,6 +23,7 @@ def saved_bytes(spec: MemorySpec) -> int:
         layers = model.layers * tokens * model.hidden * residual_element(spec)
     else:
         layers = sum(layer_bytes(spec, number) for number in range(model.layers))
+        layers -= _nothing_before(spec) * tokens
     last = _norm(spec, model.hidden) * tokens
     if not spec.adapted:
         last += tokens * model.hidden * spec.element  # the output layer's input
@@ -63,10 +64,10 @@ def layer_bytes(spec: MemorySpec, number: int) -> int:
 def _norm(spec: MemorySpec, width: int, groups: int = 1) -> int:
     """RMSNorm: its input in fp32, the inverse root, and (for the weight's gradient) its output."""
     kept = FP32 * width + FP32 * groups
-    if spec.model.family.fp32_norm:
-        return kept + FP32 * width
     if spec.adapted:
         return kept
+    if spec.model.family.fp32_norm:
+        return kept + FP32 * width
     return kept + (FP32 if _autocast(spec) and groups == 1 else spec.element) * width
 
 
@@ -102,14 +103,29 @@ def _adapters(spec: MemorySpec, number: int) -> int:
         # The input itself: shared by q, k and v, by gate and up; the other two are kept anyway.
         shared = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 1, "up_proj": 1}
         return kept + e * spec.model.hidden * len({shared.get(x.leaf, -1) for x in layers} - {-1})
-    # CUDA's dropout keeps a mask of bools, the CPU's one of the input's own type: fp32 where the
-    # adapter is (without DeepSpeed).
-    mask = 1 if spec.accelerator == "cuda" else FP32 if spec.zero == 0 else e
     for layer in layers:
-        kept += (e + mask) * layer.shape[1]
+        kept += (e + _mask(spec)) * layer.shape[1]
         if layer.leaf == "down_proj":
             kept -= e * layer.shape[1]  # what it was made from is not needed any more
     return kept
+
+
+def _mask(spec: MemorySpec) -> int:
+    """CUDA's dropout keeps a mask of bools, the CPU's one of the input's own type: fp32 where the
+    adapter is (without DeepSpeed).
+    """
+    if spec.lora_dropout == 0:
+        return 0
+    return 1 if spec.accelerator == "cuda" else FP32 if spec.zero == 0 else spec.element
+
+
+def _nothing_before(spec: MemorySpec) -> int:
+    """What the first layer need not keep: nothing before a frozen embedding wants a gradient."""
+    if not spec.adapted:
+        return 0
+    first = [w.leaf for w in target_layers(spec) if w.name.startswith("layers.0.self_attn.")]
+    inputs = len({"q_proj", "k_proj", "v_proj"} & set(first))
+    return _norm(spec, spec.model.hidden) + inputs * _mask(spec) * spec.model.hidden
 
 
 def backward_bytes(spec: MemorySpec) -> int:

@@ -108,8 +108,11 @@ STAGES = (
 )  # fmt: skip
 
 
-def advise(spec: MemorySpec, room: Room) -> Advice:
-    """What the run needs, what each stage would, and what to do about it."""
+def advise(spec: MemorySpec, room: Room, *, auto: bool = False) -> Advice:
+    """What the run needs, what each stage would, and what to do about it.
+
+    ``auto``: the spec's stage is only a place to start from; the recommended one is planned.
+    """
     asked = judge_option(spec, room)
     options = []
     for zero, offload in ((0, "none"), *STAGES):
@@ -120,6 +123,8 @@ def advise(spec: MemorySpec, room: Room) -> Advice:
         options.append(judge_option(other, room))
     ranked = [option for option in _ranked(options) if option.fits]
     best = ranked[0] if ranked else None
+    if auto and best:
+        return advise(best.spec, room)
     change = None if asked.fits is not False else smallest_change(spec, room)
     return Advice(
         asked=asked,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.metrics import RUN_DIR, Metrics, peak_memory
+from trainer.metrics import RUN_DIR, Metrics, peak_memory, peak_memory_of_ranks
 
 
 def test_rank_0_appends_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +36,9 @@ def test_other_ranks_and_runs_without_a_folder_keep_none(
 
 def test_peak_memory_is_in_bytes() -> None:
     assert 10**7 < (peak_memory()["peak_host_bytes"] or 0) < 10**12
+
+
+def test_one_process_alone_is_rank_0() -> None:
+    (only,) = peak_memory_of_ranks(0)
+    assert only["rank"] == 0
+    assert 10**7 < (only["peak_host_bytes"] or 0) < 10**12

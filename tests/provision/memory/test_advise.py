@@ -180,6 +180,7 @@ def test_a_run_that_fits_that_is_tight_and_that_cannot() -> None:
 
 def test_auto_takes_the_fastest_that_fits() -> None:
     assert (plan(auto=True).zero, plan(auto=True).offload) == (1, "none")
+    assert advise(spec(zero=3), room(80), auto=True).asked.spec.zero == 1
     small = plan(auto=True, gpus="12288")
     assert (small.zero, small.offload) == (3, "all")
 
