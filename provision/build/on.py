@@ -104,7 +104,18 @@ def read_cargo(checkout: Path, source: str | None, extras: tuple[Bundle | Path, 
 
 
 def plan_on(builder: Builder, flags: Mapping[str, Any], cargo: Cargo) -> OnPlan:
-    """Push what the host lacks, then run ``./zf build-deepspeed`` with these flags there."""
+    """Push what the host lacks, then run ``./zf build-deepspeed`` with these flags there.
+
+    Raises:
+        ConfigError: ``--cpu native``, which would be this machine in one place, the host in another.
+    """
+    if flags.get("cpu") == "native":
+        raise ConfigError(
+            "--cpu native",
+            found=f"--on {builder.host}",
+            expected="a level by its name",
+            remedy="name the level that every host has, or leave --cpu out",
+        )
     code = f"{CONTROLLERS}/{cargo.controller.sha256[:16]}"
     puts = [_put(cargo.controller)]
     unpack = [[puts[0].target, puts[0].sha256, code]]

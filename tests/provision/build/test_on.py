@@ -61,6 +61,11 @@ def test_this_checkout_is_sent_and_run_there(make_plan):
     assert "--ops=cpu_adam" in str(plan)
 
 
+def test_native_is_nobodys_level_on_another_host(make_plan):
+    with pytest.raises(ConfigError, match="--cpu native: found --on node1"):
+        make_plan(cpu="native")
+
+
 def test_what_the_host_has_is_not_sent_again(make_plan):
     plan = make_plan(store=[f"{CONTROLLER.sha256}/controller.tar.gz"])
     assert [phase.name for phase in plan.phases] == ["build"]
