@@ -107,7 +107,7 @@ def plan_on(builder: Builder, flags: Mapping[str, Any], cargo: Cargo) -> OnPlan:
     """Push what the host lacks, then run ``./zf build-deepspeed`` with these flags there.
 
     Raises:
-        ConfigError: ``--cpu native``, which would be this machine in one place, the host in another.
+        ConfigError: ``--cpu native``: this machine, or the host?
     """
     if flags.get("cpu") == "native":
         raise ConfigError(
