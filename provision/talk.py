@@ -18,6 +18,8 @@ from provision.script import parse_answer
 OnLine = Callable[[str], None]
 
 _END = b">>ZEROFLEET"
+#: Scripts that work for longer say ZEROFLEET-ALIVE every five seconds.
+SILENCE_SECONDS = 36.0
 
 
 @dataclass(kw_only=True)
@@ -61,6 +63,16 @@ class Talk:
                 self._pass_lines(on_line)
         answer, _, self._unread = self._unread.partition(_END)
         return parse_answer(self.label, (answer + _END).decode("utf-8", "replace"))
+
+    def await_answer(self, since: float, on_line: OnLine) -> dict[str, object]:
+        """The next answer of a script that says every few seconds that it lives.
+
+        For conversations that go on side by side and are listened to in turn: ``since`` is when all
+        were told something (time.monotonic). Whoever is silent for SILENCE_SECONDS is gone; the
+        lines of one that lives have been waiting here meanwhile.
+        """
+        waited = time.monotonic() - since
+        return self.receive(max(SILENCE_SECONDS / 3, SILENCE_SECONDS - waited), on_line)
 
     def _pass_lines(self, on_line: OnLine) -> None:
         """Hand over whole lines that are no answer."""

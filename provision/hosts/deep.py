@@ -6,6 +6,7 @@ them end with the conversation.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -27,8 +28,6 @@ Say = Callable[[str], None]
 #: DeepSpeed's accelerator → the backend that its runs use.
 #: https://github.com/deepspeedai/DeepSpeed/tree/master/accelerator (communication_backend_name)
 BACKENDS: Mapping[str, str] = {"cuda": "nccl", "cpu": "gloo"}
-#: A host that measures says so every five seconds.
-_SILENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,16 +89,17 @@ def gather_deep(fleet: Fleet, wanted: Wanted, say: Say) -> Deep:
         errors = {h: e.found for h, e in begun.items() if isinstance(e, ProvisionError)}
         if errors:  # the others would wait for it in vain
             return Deep(errors=errors)
-        answers = {host: _receive(talks[host], on_line) for host in hosts}
+        since = time.monotonic()
+        answers = {host: _receive(talks[host], since, on_line) for host in hosts}
     finally:
         for talk in talks.values():
             talk.close()
     return make_deep(answers)
 
 
-def _receive(talk: Talk, on_line: Callable[[str], None]) -> dict[str, Any]:
+def _receive(talk: Talk, since: float, on_line: Callable[[str], None]) -> dict[str, Any]:
     try:
-        return dict(talk.receive(_SILENCE_SECONDS, on_line))
+        return dict(talk.await_answer(since, on_line))
     except ProvisionError as error:
         return {"error": error.found}
 

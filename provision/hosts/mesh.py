@@ -24,8 +24,7 @@ Say = Callable[[str], None]
 ROUNDS = 15
 #: Ports sampled of each host's ephemeral range; fewer where there are so many pairs.
 PORTS, PORTS_OF_MANY, MANY = 5, 3, 32
-#: A host whose every dial fails takes ports x hosts / 128 threads x 7 s, then its slow exchanges.
-_DIAL_SECONDS, _BURST_SECONDS, _HELLO_SECONDS = 240.0, 20.0, 30.0
+_HELLO_SECONDS = 30.0
 #: A pair measured slower than this share of the usual is measured again: a busy moment passes, a
 #: slow link stays.
 RETRY_BELOW = 0.5
@@ -123,12 +122,10 @@ def _sorted(
     return {h: a for h, a in answers.items() if h not in errors}
 
 
-def _each(
-    talks: Mapping[str, Talk], orders: Mapping[str, Mapping[str, object]], seconds: float
-) -> dict[str, Any]:
+def _each(talks: Mapping[str, Talk], orders: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
     """Tell each host its order, then take all answers: they work side by side meanwhile."""
     answers: dict[str, Any] = {}
-    until = time.monotonic() + seconds
+    since = time.monotonic()
     for host, order in orders.items():
         try:
             talks[host].send(order)
@@ -137,7 +134,7 @@ def _each(
     for host in orders:
         try:
             if host not in answers:
-                answers[host] = talks[host].receive(max(0.1, until - time.monotonic()))
+                answers[host] = talks[host].await_answer(since, lambda _: None)
         except ProvisionError as error:
             answers[host] = error
     return answers
@@ -159,7 +156,7 @@ def _dial(
         host: {"do": "dial", "token": token, "me": me, "master": master, "peers": peers}
         for me, host in enumerate(hellos)
     }
-    return _sorted(_each(talks, orders, _DIAL_SECONDS), errors)
+    return _sorted(_each(talks, orders), errors)
 
 
 def _measure(
@@ -194,7 +191,7 @@ def _burst(
     rates: dict[tuple[str, str], float],
 ) -> None:
     orders = {a: {"do": "burst", "peer": order.index(b)} for a, b in pairs}
-    answers = _each(talks, orders, _BURST_SECONDS)
+    answers = _each(talks, orders)
     for pair in pairs:
         answer = answers[pair[0]]
         rate = 0.0 if isinstance(answer, ProvisionError) else float(answer.get("rate", 0.0))

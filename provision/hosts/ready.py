@@ -15,13 +15,10 @@ from provision.fleet import Fleet
 from provision.hosts.mesh import Mesh, MeshWanted, gather_mesh
 from provision.remote import Remote
 from provision.script import read_onhost
+from provision.talk import SILENCE_SECONDS
 
 Say = Callable[[str], None]
 Answers = Mapping[str, Mapping[str, Any] | ProvisionError]
-
-
-#: A host that hashes or reads for minutes says every five seconds that it does.
-_SILENCE_SECONDS = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +111,7 @@ def gather_ready(fleet: Fleet, wanted: Wanted, rows_program: str, say: Say) -> R
         talk = remote.talk("ready")
         try:
             talk.send(request)
-            return talk.receive(_SILENCE_SECONDS, on_line)
+            return talk.receive(SILENCE_SECONDS, on_line)
         finally:
             talk.close()
 

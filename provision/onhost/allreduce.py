@@ -23,6 +23,7 @@ from datetime import timedelta
 from typing import Any
 
 ALIVE_SECONDS = 5.0
+SPEAKING = threading.Lock()
 #: A collective that takes longer is a hang: the network test found all ports open before.
 TIMEOUT = timedelta(seconds=90)
 #: Bytes of the first all-reduce; of the largest; and of one message between two hosts.
@@ -34,12 +35,13 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def say(line: str) -> None:
-    """A line to the controller; if it is gone, so are we."""
-    try:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except OSError:
-        os._exit(1)
+    """One whole line to the controller; if it is gone, so are we."""
+    with SPEAKING:
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except OSError:
+            os._exit(1)
 
 
 def answer(found: dict[str, Any]) -> None:

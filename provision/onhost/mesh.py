@@ -12,7 +12,8 @@ its own; every order is a JSON object on a line:
     {"do": "burst", "peer": N}                  bytes/s to that peer
 
 The token comes over stdin, so ``ps`` shows none, and it never crosses the network: both ends show
-that they know it (HMAC over a nonce). It ends when stdin does, or after LIFETIME.
+that they know it (HMAC over a nonce). It ends when stdin does, or after LIFETIME; until then a line
+ZEROFLEET-ALIVE every few seconds tells a slow host from one that is gone.
 
 Standard library only, Python 3.8 or later. Writes no file.
 """
@@ -37,7 +38,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Callable
 
-LIFETIME = 600.0
+LIFETIME, ALIVE_SECONDS = 600.0, 5.0
+SPEAKING = threading.Lock()
 #: Three SYNs fit in it: Linux sends them at 0, 1 and 3 s (RFC 6298), so one lost packet, or two, is
 #: not taken for a firewall. And what failed is tried once more.
 DIAL_SECONDS = 3.5
@@ -66,10 +68,26 @@ class Refused(Exception):
     """The other end is not ours, or ended early."""
 
 
+def tell(line: str) -> None:
+    """One whole line to the controller; if it is gone, so are we."""
+    with SPEAKING:
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except OSError:
+            os._exit(1)
+
+
 def say(answer: dict[str, object]) -> None:
     """One answer to the controller."""
-    sys.stdout.write("ZEROFLEET<<%s>>ZEROFLEET\n" % json.dumps(answer))
-    sys.stdout.flush()
+    tell("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer))
+
+
+def live() -> None:
+    """Show every few seconds that this host is still there."""
+    while True:
+        time.sleep(ALIVE_SECONDS)
+        tell("ZEROFLEET-ALIVE")
 
 
 def reason(error: BaseException) -> str:
@@ -497,5 +515,6 @@ if __name__ == "__main__":
     timer = threading.Timer(LIFETIME, os._exit, [1])
     timer.daemon = True
     timer.start()
+    threading.Thread(target=live, daemon=True).start()
     start(int(sys.argv[1]), int(sys.argv[2]))
     os._exit(0)  # threads that serve are not waited for

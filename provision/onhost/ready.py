@@ -31,6 +31,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
+SPEAKING = threading.Lock()
 SEEN = "~/.zerofleet/seen"
 #: Below it, hashing takes less time than looking whether it was hashed.
 LARGE = 64 << 20
@@ -47,19 +48,26 @@ print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(prove(json.loads(sys.argv[1]))))
 """
 
 
+def tell(line: str) -> None:
+    """One whole line to the controller; if it is gone, so are we."""
+    with SPEAKING:
+        try:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        except OSError:
+            os._exit(1)
+
+
 def say(text: str) -> None:
     """A line of progress."""
-    print("ZEROFLEET-SAY " + text, flush=True)
+    tell("ZEROFLEET-SAY " + text)
 
 
 def live() -> None:
-    """Show that this host is still there; end when nobody listens any more."""
+    """Show every few seconds that this host is still there."""
     while True:
         time.sleep(ALIVE_SECONDS)
-        try:
-            print("ZEROFLEET-ALIVE", flush=True)
-        except OSError:
-            os._exit(1)
+        tell("ZEROFLEET-ALIVE")
 
 
 def reason(error: OSError) -> str:
@@ -398,4 +406,4 @@ def answers(wanted: dict[str, object]) -> dict[str, object]:
 
 if __name__ == "__main__":
     threading.Thread(target=live, daemon=True).start()
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answers(json.loads(sys.stdin.readline()))))
+    tell("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answers(json.loads(sys.stdin.readline()))))
