@@ -48,6 +48,19 @@ def test_what_cannot_be_honoured_is_refused(config, flags, message):
         make_settings(config, flags, HERE)
 
 
+def test_how_long_a_host_may_take_is_a_number():
+    assert make_settings({"answer_timeout": 90}, {}, HERE).answer_timeout == 90
+    assert make_settings({}, {"answer_timeout": "5"}, HERE).answer_timeout == 5
+    with pytest.raises(ConfigError, match="--answer-timeout: found 'soon'"):
+        make_settings({}, {"answer_timeout": "soon"}, HERE)
+
+
+def test_one_fact_and_more_columns_are_asked_for():
+    settings = make_settings({}, {"fact": "gpu.driver", "wide": True}, HERE)
+    assert (settings.fact, settings.wide) == ("gpu.driver", True)
+    assert make_settings({}, {}, HERE).wide is False
+
+
 def test_every_default_is_accepted_as_configuration():
     make_settings(DEFAULTS, {}, HERE)
 
@@ -70,3 +83,11 @@ def test_gpus_may_be_a_number_or_a_list_in_the_file():
 def test_what_may_drift_is_a_list_in_the_file_and_a_text_as_a_flag():
     assert make_settings({"allow_drift": ["kernel", "os"]}, {}, HERE).allow_drift == "kernel,os"
     assert make_settings({}, {"allow_drift": "kernel"}, HERE).allow_drift == "kernel"
+
+
+def test_zero_auto_starts_from_a_stage_that_the_offload_can_have():
+    for offload, stage in (("none", 2), ("optimizer", 2), ("all", 3)):
+        made = make_settings({}, {"zero": "auto", "offload": offload}, HERE)
+        assert (made.zero, made.zero_auto) == (stage, True)
+    assert make_settings({}, {"zero": "3"}, HERE).zero_auto is False
+    assert make_settings({"zero": "auto"}, {}, HERE).zero_auto is True

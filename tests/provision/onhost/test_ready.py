@@ -51,6 +51,8 @@ def test_a_model_folder_has_config_weights_and_a_digest(ready, tmp_path):
     folder = make_model(tmp_path / "m", dtype="bfloat16", text_config={"hidden_size": 64})
     answer = ready.model(str(folder))
     assert (answer["bytes"], answer["dtype"], answer["hidden_size"]) == (1000, "bfloat16", 64)
+    assert answer["config"]["hidden_size"] == 64
+    assert "text_config" not in answer["config"]
     assert set(answer["digest"]["files"]) == {"config.json", "model.safetensors"}
     assert ready.model(str(tmp_path / "nothing")) == {"error": "no such folder"}
     assert ready.model(str(tmp_path)) == {"error": "no config.json in it"}
