@@ -28,8 +28,8 @@ def test_json_has_every_part(zf_run: ZfRun, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_exits_1_and_says_what_would(zf_run: ZfRun, tmp_path: Path) -> None:
-    asked = ["memory", "--model", "32b", "--method", "full", "--zero", "2", *MACHINES]
-    done = zf_run(asked, tmp_path)
+    asked = ["memory", "--model", "32b", "--method", "full", *MACHINES]
+    done = zf_run([*asked, "--zero", "2"], tmp_path)
     assert done.returncode == 1, done.stderr
     assert "--zero 3 does" in done.stdout
     assert zf_run([*asked, "--zero", "auto"], tmp_path).returncode == 0
