@@ -196,6 +196,10 @@ def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
     elif isinstance(error, TimeoutError | socket.timeout):
         found, expected = f"no answer from {where}", "an SSH server"
         remedy = "is the host up, and reachable from here?"
+    elif any(said in str(error) for said in ("protocol banner", "No existing session")):
+        # paramiko's two words for a server that accepts and is silent, whichever limit ends first
+        found, expected = f"no greeting from {where}", "an SSH server"
+        remedy = "is it overloaded, or is that port another service's?"
     else:
         # One error per address that was tried; the last is as good as any.
         tried = tuple(getattr(error, "errors", None) or {})

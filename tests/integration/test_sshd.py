@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from provision.demo.fleet import CHECKOUT, render_tasks
+
 if TYPE_CHECKING:
     from provision.demo.fleet import Fleet
     from tests.integration.conftest import ZfRun
@@ -120,12 +122,52 @@ def test_a_new_key_is_accepted_only_when_asked(
 ) -> None:
     known = f"{openssh.parent}/known_hosts"
     config = tmp_path / "ssh_config"
-    config.write_text(openssh.read_text().replace(known, "/dev/null"))
+    own = tmp_path / "new" / "known"
+    config.write_text(openssh.read_text().replace(known, str(own)))
     flags = ["hosts", "--ssh-config", str(config), "--json"]
-    home = {"HOME": str(tmp_path)}
-    refused = zf_run(flags, deployed.folder, environ=home)
+    refused = zf_run(flags, deployed.folder)
     assert refused.returncode == 3
-    assert not (tmp_path / ".ssh").exists()
-    accepted = zf_run([*flags, "--accept-new"], deployed.folder, environ=home)
+    assert not own.exists()
+    accepted = zf_run([*flags, "--accept-new"], deployed.folder)
     assert accepted.returncode == 0, accepted.stderr
-    assert len((tmp_path / ".ssh" / "known_hosts").read_text().splitlines()) == 2
+    assert len(own.read_text().splitlines()) == 2  # where the configuration says, as ssh does
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Iterator[Path]:
+    """A project folder with 64 names for one sshd, one for a server that never says a word, and
+    one for a port that nobody listens on. The sshd drops logins beyond ten at once, as they do.
+    """
+    if SSHD is None:
+        pytest.skip("no sshd")
+    server, port = start_sshd(tmp_path / "sshd", "127.0.0.1", tmp_path)
+    mute = socket.create_server(("127.0.0.1", 0))
+    names = {f"node{number}": port for number in range(1, 65)}
+    ports = names | {"mute": mute.getsockname()[1], "closed": free_port("127.0.0.1")}
+    key = (tmp_path / "sshd" / "host.pub").read_text()
+    (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}")
+    common = f" User {getpass.getuser()}\n IdentityFile {tmp_path}/sshd/id\n IdentitiesOnly yes\n"
+    common += f" HostName 127.0.0.1\n UserKnownHostsFile {tmp_path}/known\n"
+    config = "".join(f"Host {name}\n Port {port}\n{common}" for name, port in ports.items())
+    (tmp_path / "ssh_config").write_text(config)
+    (tmp_path / "hosts.txt").write_text("".join(f"{name}\n" for name in ports))
+    settings = {"hosts": "hosts.txt", "ssh_config": "ssh_config", "connect_timeout": 8}
+    (tmp_path / "invoke.yaml").write_text(json.dumps({"zerofleet": settings}))
+    (tmp_path / "tasks.py").write_text(render_tasks(CHECKOUT))
+    yield tmp_path
+    mute.close()
+    server.terminate()
+    server.wait()
+
+
+def test_64_hosts_and_two_that_do_not_answer(many: Path, zf_run: ZfRun) -> None:
+    began = time.monotonic()
+    done = zf_run(["hosts"], many)
+    assert done.returncode == 3, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "node" in line]
+    assert row.startswith("node[1-64] "), done.stderr
+    assert "error: mute: ssh: found no greeting from" in done.stderr
+    assert "error: closed: ssh: found no SSH session to" in done.stderr
+    assert "(Connection refused)" in done.stderr
+    assert "/66 answered, waiting for " in done.stderr
+    assert time.monotonic() - began < 60

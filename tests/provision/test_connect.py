@@ -38,6 +38,8 @@ CXN = SimpleNamespace(user="ubuntu", host="10.0.0.1", port=22)
             "no SSH session to ubuntu@10.0.0.1:22 (Connection refused)",
             "that port",
         ),
+        (ssh.SSHException("Error reading SSH protocol banner"), "no greeting from", "overloaded"),
+        (ssh.SSHException("No existing session"), "no greeting from", "overloaded"),
         (EOFError(), "no SSH session to ubuntu@10.0.0.1:22 (EOFError)", "that port"),
     ],
 )
