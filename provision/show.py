@@ -6,6 +6,7 @@ With ``--json`` exactly one object goes to stdout and all else to stderr; it alw
 
 from __future__ import annotations
 
+import io
 import json as jsonlib
 import os
 import sys
@@ -152,6 +153,8 @@ class Answer:
 @contextmanager
 def answer(*, json: bool, dry_run: bool = False) -> Iterator[Answer]:
     """Run a command's body; every error becomes its one line, its JSON and its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may have no arrows and no umlauts
+        sys.stdout.reconfigure(errors="backslashreplace")
     found = Answer(json=json, dry_run=dry_run)
     try:
         yield found

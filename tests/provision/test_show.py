@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -168,3 +170,14 @@ def test_escape_sequences_of_a_host_are_shown_and_not_obeyed(capsys):
     assert code == 1
     assert json.loads(out)["findings"][0]["found"] == odd.found
     assert out.isascii()
+
+
+def test_a_terminal_without_unicode_is_shown_what_it_can(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    with show.answer(json=False) as out:
+        out.text("570.1 → 580.2")
+        out.table(("host",), [("nœud1",)])
+    sys.stdout.flush()
+    assert b"570.1 \\u2192 580.2\n" in raw.getvalue()
+    assert b"n\\u0153ud1" in raw.getvalue()
