@@ -189,14 +189,16 @@ TRAITS = (
         undo="set it again: nvidia-smi -e 0 (or 1), then reboot",
         read=derived.per_gpu("ecc"),
     ),
+    # The most that GPU and slot can do: what they do now falls while a GPU is idle
+    # (nvidia-smi --help-query-gpu, pcie.link.width.current).
     Trait(
         name="gpu.pcie",
         needs="gpus",
         level=Level.WARN,
         gpu=True,
-        why="fewer lanes are a slower GPU: reseat it, or look at the slot",
+        why="fewer lanes are a slower GPU: look at its slot",
         undo="reseat the GPU, or look at its slot",
-        read=derived.per_gpu("pcie_gen_max", "pcie_width", join=" x"),
+        read=derived.per_gpu("pcie_gen_max", "pcie_width_max", join=" x"),
     ),
     Trait(
         name="gpu.nvlink",

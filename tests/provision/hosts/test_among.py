@@ -11,7 +11,7 @@ from provision.hosts.traits import TRAITS
 H100 = {
     "index": "0", "name": "NVIDIA H100 80GB HBM3", "compute_cap": "9.0", "memory_total": "81559",
     "memory_used": "0", "uuid": "GPU-1", "mig": "Disabled", "ecc": "Enabled",
-    "pcie_gen_max": "5", "pcie_width": "16",
+    "pcie_gen_max": "5", "pcie_width_max": "16",
 }  # fmt: skip
 A100 = {**H100, "name": "NVIDIA A100-SXM4-80GB", "compute_cap": "8.0"}
 #: What the recorded host says nothing of.
@@ -111,7 +111,7 @@ def holding(**changes):
         ({"gpus": [H100] * 3}, [("gpu.count", "note")]),
         ({"gpus": [A100] * 2}, [("gpu.model", "warn")]),
         ({"gpus": [H100, {**H100, "mig": "Enabled"}]}, [("gpu.mig", "error")]),
-        ({"gpus": [H100, {**H100, "pcie_width": "8"}]}, [("gpu.pcie", "warn")]),
+        ({"gpus": [H100, {**H100, "pcie_width_max": "8"}]}, [("gpu.pcie", "warn")]),
         ({"gpus": {"unknown": "nvidia-smi: no answer in 20 s"}}, [("gpu.count", "unknown")]),
         ({"toolkit": {"unknown": "nvcc: exit 1"}}, [("toolkit", "note")]),
         ({"gpu.nvlink": {"0": ["26 GB/s", "<inactive>"]}}, [("gpu.nvlink", "warn")]),
