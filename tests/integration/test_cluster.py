@@ -26,7 +26,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bed.Cluster]:
 
 def ssh(cluster: bed.Cluster, node: str, command: str) -> str:
     argv = ["ssh", "-F", str(cluster.ssh_config), node, command]
-    return cluster.run(argv).stdout
+    return cluster.run(argv)
 
 
 def test_hosts_are_machines_of_their_own(two: bed.Cluster) -> None:

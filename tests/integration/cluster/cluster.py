@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -108,15 +109,27 @@ class Node:
         absolute = path.replace("~", self.cluster.home, 1) if path.startswith("~/") else path
         return Path(f"/proc/{self.pid}/root{absolute}")
 
-    def run(self, argv: Sequence[str], *, check: bool = True) -> str:
-        """Stdout of a command on this host, run without SSH."""
+    def run(self, argv: Sequence[str], *, given: str = "") -> str:
+        """Stdout of a command on this host, run without SSH; ``given`` is its standard input."""
         self.touched = True
         argv = ["nsenter", f"--target={self.pid}", "--all", "--", *argv]
         environ = {"HOME": self.cluster.home, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"}
-        done = subprocess.run(argv, env=environ, capture_output=True, text=True)
-        if check and done.returncode:
-            raise ClusterError(f"{self.name}: {argv}: {done.stderr}")
+        done = subprocess.run(argv, env=environ, input=given, capture_output=True, text=True)
+        if done.returncode:
+            raise ClusterError(f"{self.name}: {shlex.join(argv)}: {done.stderr.strip()}")
         return done.stdout
+
+    def commands(self) -> dict[int, str]:
+        """Its processes, as the machine sees them: PID and command line."""
+        space, found = Path(f"/proc/{self.pid}/ns/pid").readlink(), {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if (process / "ns" / "pid").readlink() == space:
+                    words = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+                    found[int(process.name)] = b" ".join(words).decode(errors="replace")
+            except OSError:  # it ended while we looked
+                continue
+        return found
 
     def start(self) -> None:
         """Boot: the disk is what it was when the host went off."""
@@ -158,13 +171,16 @@ class Node:
 
     def off(self) -> None:
         """Cut the power: nobody gets a FIN or RST from it."""
-        self.cut()
+        try:
+            self.cluster.run(["ip", "link", "delete", f"port{self.number}"])
+        except ClusterError as error:
+            if "Cannot find device" not in str(error):  # it went with a host that ended by itself
+                raise
         since = started(self.pid)
         if since:
             os.kill(self.pid, signal.SIGKILL)
             while started(self.pid) == since:
                 time.sleep(0.005)
-        self.cluster.run(["ip", "link", "delete", f"port{self.number}"])
         self.pid = 0
         self.cluster.save()
 
@@ -218,10 +234,12 @@ class Cluster:
         """A host by its name."""
         return next(node for node in self.nodes if node.name == name)
 
-    def run(self, argv: Sequence[str], **popen: object) -> subprocess.CompletedProcess[str]:
-        """A command in the controller's network; only there are the hosts reached."""
-        options: dict[str, object] = {"check": True, "capture_output": True, "text": True, **popen}
-        return subprocess.run([*self.entry(), *argv], **options)  # type: ignore[call-overload]
+    def run(self, argv: Sequence[str]) -> str:
+        """Stdout of a command in the controller's network; only there are the hosts reached."""
+        done = subprocess.run([*self.entry(), *argv], capture_output=True, text=True)
+        if done.returncode:
+            raise ClusterError(f"{shlex.join(argv)}: {done.stderr.strip()}")
+        return done.stdout
 
     def entry(self) -> list[str]:
         """What goes before a command to run it in the controller's network."""
