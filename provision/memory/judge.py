@@ -24,12 +24,13 @@ from provision.memory.advise import (
     smallest_change,
 )  # fmt: skip
 from provision.memory.asked import on_hosts, read_zero_config, room_of
-from provision.memory.estimate import PROCESS
+from provision.memory.estimate import FRAGMENTATION, PROCESS
 from provision.memory.model import parse_model
 from provision.memory.spec import MemorySpec, spec_from_flags
 
 SUBJECT = "memory plan"
-_OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemoryError|OOM|oom.kill", re.IGNORECASE)
+#: torch's own words for the GPU; the supervisor's for a process that the kernel ended.
+_GPU_FULL, _HOST_FULL = re.compile(r"out of memory|OutOfMemoryError"), re.compile("want of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class RunMemory:
     zero: int
     offload: str
     advice: Advice | None = None
+    room: Room = field(default_factory=Room)
     report: Report = field(default_factory=Report)
 
     def as_json(self) -> dict[str, object] | None:
@@ -70,10 +72,11 @@ def plan_run(
         spec = on_hosts(spec, wanted.slots)
     except ConfigError as error:
         return _unplanned(kept, wanted, f"{error.what}: found {error.found}", auto=auto)
-    advice = advise(spec, room_of(facts, wanted.slots))
+    room = room_of(facts, wanted.slots)
+    advice = advise(spec, room)
     # Where nothing is known to fit, what was asked for stands, and is judged.
     option = (advice.recommended if auto else None) or advice.asked
-    return _judged(advice, option, wanted)
+    return _judged(advice, option, room, wanted)
 
 
 def _unplanned(kept: RunMemory, wanted: Wanted, why: str, *, auto: bool) -> RunMemory:
@@ -90,7 +93,7 @@ def _unplanned(kept: RunMemory, wanted: Wanted, why: str, *, auto: bool) -> RunM
     return RunMemory(**{**kept.__dict__, "report": Report(findings=(finding,))})
 
 
-def _judged(advice: Advice, option: Option, wanted: Wanted) -> RunMemory:
+def _judged(advice: Advice, option: Option, room: Room, wanted: Wanted) -> RunMemory:
     used, peak = option.used, option.estimate.peak.total
     level = Level.OK
     if used is not None and used > TIGHT:
@@ -110,7 +113,11 @@ def _judged(advice: Advice, option: Option, wanted: Wanted) -> RunMemory:
     )  # fmt: skip
     spec = option.spec
     return RunMemory(
-        zero=spec.zero, offload=spec.offload, advice=advice, report=Report(findings=(finding,))
+        zero=spec.zero,
+        offload=spec.offload,
+        advice=advice,
+        room=room,
+        report=Report(findings=(finding,)),
     )
 
 
@@ -137,7 +144,10 @@ def compare_peaks(memory: RunMemory, peaks: Sequence[Mapping[str, Any]]) -> list
     for rank in peaks:
         on_gpu = rank.get("peak_reserved_bytes") is not None
         measured = rank["peak_reserved_bytes"] if on_gpu else rank["peak_host_bytes"]
-        planned = peak.tensors if on_gpu else peak.tensors + PROCESS
+        # Reserved by torch: tensors and the gaps between them, but no CUDA context.
+        planned = int(peak.tensors * (1 + FRAGMENTATION))
+        if not on_gpu:
+            planned = peak.tensors + option.estimate.state.host + PROCESS
         where = "gpu" if on_gpu else "host"
         rows.append(
             {"rank": rank["rank"], "where": where, "measured": measured, "planned": planned}
@@ -156,15 +166,24 @@ def peak_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def after_failure(memory: RunMemory, reason: str, lines: Sequence[str]) -> str | None:
     """What to change, if a run failed for want of memory; None if it was something else."""
-    if memory.advice is None or not _OUT_OF_MEMORY.search("\n".join((reason, *lines))):
+    told = "\n".join((reason, *lines))
+    gpu, host = bool(_GPU_FULL.search(told)), bool(_HOST_FULL.search(told))
+    if memory.advice is None or not (gpu or host):
         return None
-    asked = memory.advice.asked
+    asked, room = memory.advice.asked, memory.room
     if asked.fits is False:
         return f"memory: {memory.advice.text}"
     # The plan said that it fits, and it did not: find what needs clearly less than it said.
-    less = Room(gpu=int(asked.estimate.peak.total * TIGHT), host=2 * asked.estimate.host_total)
+    plan = asked.estimate
+    less = Room(
+        gpu=int(plan.peak.total * TIGHT) if gpu else room.gpu or plan.peak.total,
+        host=int(plan.host_total * TIGHT) if host else room.host or 2 * plan.host_total,
+    )
     changed = smallest_change(asked.spec, less)
-    needs = f"memory: {asked.name} was planned with {asked.estimate.peak.total / GB:.1f} GB a GPU"
+    where = f"{plan.host_total / GB:.1f} GB a host"
+    if gpu:
+        where = f"{plan.peak.total / GB:.1f} GB a GPU"
+    needs = f"memory: {asked.name} was planned with {where}, which was too little"
     if changed is None:
-        return f"{needs}, which was too little: shorten the rows, or use more GPUs"
-    return f"{needs}, which was too little: try {flags_of(asked.spec, changed)}"
+        return f"{needs}: shorten the rows, or use more GPUs or hosts"
+    return f"{needs}: try {flags_of(asked.spec, changed)}"

@@ -145,6 +145,9 @@ def test_the_smallest_gpu_and_host_count() -> None:
     two = {"a": facts("a"), "b": facts("b", mib="40960", free=100 * GIB)}
     found = room_of(two, {"a": 8, "b": 8})
     assert found == Room(gpu=40960 << 20, host=100 * GIB)
+    limit = Fact(value={"limit": 50 * GIB, "used": 10 * GIB})
+    two["b"] = HostFacts(host="b", facts={**two["b"].facts, "memory.limit": limit})
+    assert room_of(two, {"a": 8, "b": 8}).host == 40 * GIB
     two["b"] = facts("b", mib="[N/A]")
     assert room_of(two, {"a": 8, "b": 8}).gpu is None
     assert on_hosts(spec(), {"a": 8, "b": 4}).ranks == 8
@@ -206,7 +209,10 @@ def test_measured_peaks_stand_beside_the_plan(tmp_path: Path) -> None:
         (0, "gpu", 5),
         (1, "host", 9),
     ]
-    assert rows[0]["planned"] == max(m.tensors for m in plan().advice.asked.estimate.moments)
+    tensors = max(moment.tensors for moment in plan().advice.asked.estimate.moments)
+    assert tensors < rows[0]["planned"] < 1.1 * tensors
+    away = compare_peaks(plan(zero=3, offload="all"), read_peaks(metrics))
+    assert away[1]["planned"] > 20 * 8e9 / 8  # offloaded states are this process's too
 
 
 def test_an_out_of_memory_failure_is_told_what_to_change() -> None:
@@ -215,4 +221,8 @@ def test_an_out_of_memory_failure_is_told_what_to_change() -> None:
     assert told is not None
     assert "--zero 2" in told
     assert after_failure(plan(), "exit code 1", ["KeyError: 'x'"]) is None
+    killed = "killed by signal 9; meanwhile the kernel ended 1 process(es) here for want of memory"
+    told = after_failure(plan(zero=3, offload="all"), killed, [])
+    assert told is not None
+    assert "GB a host, which was too little" in told
     assert after_failure(RunMemory(zero=2, offload="none"), "x", lines) is None

@@ -107,7 +107,10 @@ def test_lora_trains_only_its_adapter(zero: int) -> None:
 
 
 def test_checkpointing_keeps_one_tensor_a_layer() -> None:
-    kept, all_ = saved_bytes(spec(method="full")), saved_bytes(spec(method="full", checkpointing=False))
+    kept, all_ = (
+        saved_bytes(spec(method="full")),
+        saved_bytes(spec(method="full", checkpointing=False)),
+    )
     layers = sum(layer_bytes(spec(method="full"), number) for number in range(4))
     assert all_ - kept == layers - 4 * 2048 * 256 * 2
 
