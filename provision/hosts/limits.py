@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -142,9 +143,8 @@ def _locks(judge: Judge, answer: Mapping[str, Any]) -> list[Finding]:
     findings = []
     for lock in answer.get("locks", ()):
         found = f"{lock['path']}, {float(lock['age']) / 60:.0f} minutes old"
-        remedy = (
-            f"if nothing is compiling there: rm {lock['path']}; others' runs wait for it silently"
-        )
+        path = shlex.quote(str(lock["path"]))
+        remedy = f"if nothing is compiling there: rm {path}; others' runs wait for it silently"
         findings.append(judge("extensions lock", Level.NOTE, found, "none", remedy))
     return findings
 

@@ -5,6 +5,8 @@ A fault that touches several pairs is told once, of the host that all of them sh
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -26,6 +28,8 @@ _LOSS_COUNT = 3
 #: Share of the usual rate that is slow: 10 Gbit/s among 25 is 0.4, and fine; 1 among 10 is 0.1.
 #: Every slow pair was measured four times, and its best counts.
 SLOW_WARN, SLOW_ERROR = 0.25, 0.11
+#: As the system calls it.
+REFUSED = os.strerror(errno.ECONNREFUSED)
 #: One connection, in Python, fills this much of a fast NIC; a NIC's own speed is held to no more.
 _ONE_CONNECTION = 10e9 / 8
 
@@ -47,7 +51,10 @@ def judge_mesh(
         findings[first].append(found)
         return findings
     for host in mesh.dials:
-        findings[host] += [*_name(host, wanted, mesh), *_master(host, wanted, mesh, facts)]
+        name = _name(host, wanted, mesh)
+        findings[host] += name
+        if not any(finding.fails for finding in name):  # or it would be told twice
+            findings[host] += _master(host, wanted, mesh, facts)
     for finding in (*_ports(wanted, mesh, facts), *_packets(mesh, facts), *_loss(mesh)):
         findings[finding.host].append(finding)
     for finding in _rates(mesh, facts):
@@ -98,11 +105,13 @@ def _master(
     reached, expected = master.get("reached"), f"{wanted.master_addr}:{port} reached"
     if isinstance(reached, float):
         return [judge("master port", Level.OK, f"reached in {reached * 1000:.1f} ms", expected)]
-    if "error" in master:  # told by the name
-        return []
     level = Level.ERROR if reached else Level.UNKNOWN
     source = {host: wanted.addresses[host]}
     remedy = mending(first, source, str(port), facts)
+    if reached == REFUSED:
+        # It is listened on, so who refuses is another machine, or a firewall that says so.
+        where = _hosts(master.get("addresses", ()))
+        remedy = f"{where} is not {first}, or a firewall rejects: in that case {remedy}"
     return [judge("master port", level, reached or "no answer", expected, remedy)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,24 +89,24 @@ def _folder(
     judge: Judge, subject: str, path: str, answer: Mapping[str, Any], need: Checkpoints
 ) -> Finding:
     other = "choose another folder with --output" if subject == "output" else "make room there"
-    nearest, free, inodes = answer.get("nearest"), answer.get("free"), answer.get("inodes")
+    nearest, free, inodes = answer.get("nearest", ""), answer.get("free"), answer.get("inodes")
+    where, writable = shlex.quote(nearest), f"{path} to be writable"
+    if "error" in answer and not answer.get("full"):
+        return judge(subject, Level.ERROR, f"{nearest}: {answer['error']}", writable, other)
     if inodes is not None and inodes < _MINIMUM_INODES:
         found = f"{nearest}: {inodes} inodes left"
-        remedy = (
-            f"too many small files on that file system: df -i {nearest}; remove some, or {other}"
-        )
+        remedy = f"too many files on that file system: df -i {where}; remove some, or {other}"
         return judge(subject, Level.ERROR, found, f"{_MINIMUM_INODES} or more", remedy)
     wants = max(need.total, _MINIMUM_FREE)
     what = f", {need.kept} checkpoints of {size(need.each)}" if need.total > _MINIMUM_FREE else ""
     expected = f"{path} writable, {size(wants)} free or more{what}"
+    remedy = f"free space there (df -h {where}), or {other}"
     if free is not None and free < wants:
-        remedy = f"free space there (df -h {nearest}), or {other}"
         return judge(subject, Level.ERROR, f"{size(free)} free on {nearest}", expected, remedy)
-    if "error" in answer:
-        found = f"{nearest}: {answer['error']}"
-        return judge(subject, Level.ERROR, found, f"{path} to be writable", other)
+    if "error" in answer:  # a quota, say: there is room, but not for us
+        return judge(subject, Level.ERROR, f"{nearest}: {answer['error']}", expected, remedy)
     if free is None:
-        return judge(subject, Level.UNKNOWN, "no answer", f"{path} to be writable", "try again")
+        return judge(subject, Level.UNKNOWN, "no answer", writable, "try again")
     return judge(subject, Level.OK, f"{size(free)} free", expected)
 
 
@@ -172,7 +173,7 @@ def judge_bytes(
         expected = (
             "one on all hosts" if tie else f"{counts[0][0][:12]}…, as on {counts[0][1]} hosts"
         )
-        remedy = f"copy {path} anew to every host that differs: rsync -a --delete"
+        remedy = f"copy {shlex.quote(path)} anew to every host that differs"
         if differs:
             remedy = f"it is {differs}: {remedy}"
         bad = Judge(host=host)(f"{subject} bytes", Level.ERROR, found, expected, remedy)

@@ -16,6 +16,7 @@ in ~/.zerofleet/seen, keyed by path, size, time and inode, and is read there the
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -121,7 +122,7 @@ def folder(path: str) -> dict[str, object]:
         with tempfile.TemporaryFile(dir=nearest, prefix=".zerofleet-") as stream:
             stream.write(b"\0" * 4096)
     except OSError as error:
-        answer["error"] = reason(error)
+        answer.update(error=reason(error), full=error.errno in (errno.ENOSPC, errno.EDQUOT))
     return answer
 
 

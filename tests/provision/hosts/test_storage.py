@@ -73,7 +73,9 @@ def test_room_for_the_checkpoints_of_this_run(wanted):
         ({"free": 1000}, "1.0 kB free on /"),
         ({"inodes": 3}, "/: 3 inodes left"),
         ({"error": "Read-only file system"}, "/: Read-only file system"),
-        ({"free": 0, "error": "No space left on device"}, "0 bytes free on /"),
+        ({"free": 0, "error": "Read-only file system"}, "/: Read-only file system"),
+        ({"free": 0, "error": "No space left on device", "full": True}, "0 bytes free on /"),
+        ({"error": "Disk quota exceeded", "full": True}, "/: Disk quota exceeded"),
     ],
 )
 def test_an_output_that_a_run_would_fail_on(wanted, changes, found):
