@@ -42,6 +42,7 @@ def test_the_same_files_are_the_same_bytes(folder: Path) -> None:
     os.utime(folder / "setup.py", (0, 0))
     (folder / "build" / "more").write_text("of no account")
     assert read_folder(folder) == before
+    assert before.content[4:8] == b"\0\0\0\0"  # gzip's time: RFC 1952
     (folder / "setup.py").write_text("another")
     assert read_folder(folder).sha256 != before.sha256
 

@@ -39,11 +39,13 @@ def test_a_newer_one_takes_the_place_of_ours_and_of_nothing_else(publish, tmp_pa
     publish()
     other, _ = publish(name="trl", wheel="trl-1.0-py3-none-any.whl")
     (wheels / "transformers-1-py3-none-any.whl").write_bytes(b"somebody's")
+    (wheels / "deepspeed-1-py3-none-any.whl").write_bytes(b"")
+    (wheels / "deepspeed-1-py3-none-any.whl.json").write_text("{}")
     newer, replaced = publish(wheel="transformers-5.25.0-py3-none-any.whl", version="5.25.0")
     assert replaced == ("transformers-5.24.0.dev0-py3-none-any.whl",)
     (wheels / "transformers-1-py3-none-any.whl").unlink()
     assert read_extras(wheels) == (newer, other)
-    assert len(list(wheels.iterdir())) == 4
+    assert len(list(wheels.iterdir())) == 6
 
 
 def test_a_wheel_that_nobody_vouches_for_is_refused(publish, tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def test_a_newer_glibc_here_is_refused_before_compiling_where_it_will_show(
     assert glibcxx.subject == "glibcxx"
     old = make_facts(HERE, glibc="2.31", glibcxx="3.4.28")
     assert compare_wanted(targets, wanted(ops=("cpu_adam",)), old).ok
+    newer = {"a": make_facts("a", gpus=rack["node1"].gpus, glibc="2.35")}
+    assert compare_wanted(make_targets(newer, "cpu"), wanted(ops=("cpu_adam",), accelerator="cpu",
+        python_tag="cp311"), here).ok  # fmt: skip
     unread = make_facts(HERE, glibc={"unknown": "why"}, glibcxx={"unknown": "why"})
     assert compare_wanted(targets, wanted(ops=("cpu_adam",)), unread).ok
 

@@ -41,6 +41,15 @@ def test_archs_are_ordered_as_versions(make_facts):
     assert make_targets(hosts, None).archs == ("9.0", "10.0")
 
 
+def test_a_python_that_one_host_lacks_or_cannot_use_is_no_common_one(rack, make_facts):
+    no_venv = {"path": "/usr/bin/python3.12", "version": "3.12.3", "venv": False}
+    rack["node0"] = make_facts("node0", gpus=[H100], pythons=[no_venv])
+    reverse = dict(sorted(rack.items(), reverse=True))
+    assert make_targets(rack, None).pythons == make_targets(reverse, None).pythons == ()
+    del rack["node0"], reverse["node0"]
+    assert make_targets(reverse, None).pythons == ("cp312",)
+
+
 def test_hosts_fill_in_what_was_not_given(rack):
     targets = make_targets(rack, None)
     none = {"accelerator": None, "arch": None, "cpu": "auto", "ops": "utils"}

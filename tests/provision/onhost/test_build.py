@@ -15,7 +15,7 @@ from provision.script import parse_answer, read_onhost
 SAY = "import sys; print('a line', file=sys.stderr); print('{\"ok\": true}')"
 #: As a build does: a child in a session of its own, which Ctrl-C alone would not reach.
 LONG = """
-import subprocess, sys
+import pathlib, subprocess, sys
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 print("started", child.pid, file=sys.stderr, flush=True)
 try:
@@ -23,6 +23,7 @@ try:
 finally:
     child.kill()
     child.wait()
+    pathlib.Path(__file__).with_name("tidied").touch()
 """
 #: One that does not listen to Ctrl-C.
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + LONG
@@ -98,10 +99,15 @@ def test_an_archive_that_is_not_what_was_sent_is_refused(start, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("program", "grace"), [(LONG, 20), (DEAF, 0.2)], ids=["ends", "deaf"])
-def test_when_the_connection_ends_the_build_and_its_compilers_end(start, program, grace):
-    process = start([sys.executable, "-c", program], grace=grace)
+def test_when_the_connection_ends_the_build_and_its_compilers_end(
+    start, tmp_path: Path, program, grace
+):
+    script = tmp_path / "build.py"
+    script.write_text(program)
+    process = start([sys.executable, str(script)], grace=grace)
     child = int(process.stdout.readline().split()[-1])
     assert alive(child)
     process.stdin.close()
     assert process.wait(30) == 0
     assert not alive(child)
+    assert (tmp_path / "tidied").exists() is (program == LONG)  # it was not simply killed
