@@ -42,7 +42,7 @@ def judge_limits(
         *_files(judge, wanted, facts),
         *_memlock(judge, wanted, facts),
         *_memory(judge, wanted, facts, answer.get("model") or {}),
-        *_ops(judge, wanted, answer),
+        *_ops(judge, wanted, facts, answer),
         *_logout(judge, answer.get("logout") or {}),
         *_locks(judge, answer),
     ]
@@ -117,9 +117,12 @@ def _memory(
     return [judge("memory", level, found, expected, remedy)]
 
 
-def _ops(judge: Judge, wanted: Wanted, answer: Mapping[str, Any]) -> list[Finding]:
-    """The wheel's ops in this host's own environment; one that is absent is told elsewhere."""
-    if not wanted.proof:
+def _ops(
+    judge: Judge, wanted: Wanted, facts: HostFacts, answer: Mapping[str, Any]
+) -> list[Finding]:
+    """The wheel's ops in this host's own environment; one that is not there is told elsewhere."""
+    there = facts["environments"]
+    if not wanted.proof or (there.value is not None and wanted.lock not in there.value):
         return []
     names, ops = ", ".join(wanted.proof.get("ops", ())), answer.get("ops") or {}
     expected = f"{names or 'DeepSpeed'} to load, nothing compiled on first use"

@@ -68,6 +68,7 @@ def nodes(make_facts):
             source = {"source": f"10.0.0.{name[-1]}", "interface": "eth0"}
             return {
                 "environment": {"lock": "abc", "torch": "2.13.0+cpu"},
+                "environments": ["abc"],
                 "environment.now": {"torch": "2.13.0+cpu"},
                 "shm": {"total": 8 << 30, "free": 8 << 30},
                 "limits": {"nofile": {"soft": 1024}, "memlock": {"soft": 8 << 20}},

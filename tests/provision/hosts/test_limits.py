@@ -91,6 +91,11 @@ def test_ops_that_do_not_load(judged):
     assert "invoke deploy" in line
 
 
+def test_ops_of_an_environment_that_is_not_there_are_not_asked_about(judged):
+    answer = {**ANSWER, "ops": {"error": "bin/python: No such file or directory"}}
+    assert judged(answer, environments=["another"]) == []
+
+
 def test_processes_that_end_at_logout(judged):
     (line,) = judged({**ANSWER, "logout": {"kills": True, "user": "ada"}})
     assert "KillUserProcesses=yes" in line
