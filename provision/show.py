@@ -68,7 +68,9 @@ class Answer:
         """A table for a person; nothing with ``--json``."""
         if self.json:
             return
-        table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")  # a cell may take lines, never lose its end
         for row in rows:
             table.add_row(*(visible(cell) for cell in row))
         _console().print(table)

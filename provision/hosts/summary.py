@@ -15,6 +15,8 @@ from provision.names import fold
 
 #: What a cell says of a fact that could not be read; the reasons are listed below the table.
 UNKNOWN = "unknown"
+#: How bridges of Docker, libvirt and container networks are called.
+_INNER = ("docker", "br-", "virbr", "cni", "lxcbr", "podman")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,11 @@ def _pythons(facts: HostFacts) -> str:
 
 
 def _network(facts: HostFacts) -> str:
-    """Interfaces with an address that are hardware: name, speed, MTU."""
+    """Interfaces with an address, but for those that lead to containers only: speed, MTU."""
     shown = []
     for row in facts["interfaces"].value or ():
-        if row["state"] == "up" and row["kind"] in ("physical", "bond", "vlan", "infiniband"):
+        inner = row["kind"] in ("loopback", "tunnel") or row["name"].startswith(_INNER)
+        if row["state"] == "up" and row["addresses"] and not inner:
             speed = f" {row['speed'] / 1000:g}G" if row["speed"] else ""
             shown.append(f"{row['name']}{speed} mtu {row['mtu']}")
     return ", ".join(shown) or "-"
@@ -179,13 +182,16 @@ def summarize(hosts: Mapping[str, HostFacts], *, wide: bool = False) -> Summary:
 
 
 def _reasons(hosts: Mapping[str, HostFacts], names: set[str]) -> tuple[str, ...]:
-    """``node3: gpus: nvidia-smi: …``, hosts with the same reason together."""
+    """``node3: gpus, gpu.processes unknown: nvidia-smi: …``, said once a reason."""
     found: dict[tuple[str, str], list[str]] = {}
     for host, facts in hosts.items():
+        reasons: dict[str, list[str]] = {}
         for name in sorted(names):
             if facts[name].unknown:
-                found.setdefault((name, facts[name].unknown), []).append(host)
-    return tuple(f"{fold(who)}: {name} unknown: {why}" for (name, why), who in found.items())
+                reasons.setdefault(facts[name].unknown, []).append(name)
+        for why, what in reasons.items():
+            found.setdefault((", ".join(what), why), []).append(host)
+    return tuple(f"{fold(who)}: {what} unknown: {why}" for (what, why), who in found.items())
 
 
 def parse_fact(name: str) -> str:

@@ -85,7 +85,7 @@ def output(argv: list[str], timeout: float = COMMAND) -> str:
     if done.returncode != 0:
         # nvidia-smi says what is wrong on stdout, on one line or two.
         said = done.stderr.decode("utf-8", "replace").strip() or out or "no output"
-        line = " ".join(said.split())[:300]
+        line = "; ".join(part.strip() for part in said.splitlines() if part.strip())[:300]
         raise Failed("%s: exit %d: %s" % (name, done.returncode, line), said)
     return out
 

@@ -46,11 +46,13 @@ def test_what_differs_a_little_everywhere_parts_no_hosts(fleet):
 
 
 def test_unknown_is_told_apart_and_its_reason_once(fleet):
-    gone = {"gpus": {"unknown": "nvidia-smi: exit 18: mismatch"}}
+    why = {"unknown": "nvidia-smi: exit 18: mismatch"}
+    gone = {"gpus": why, "gpu.processes": why}
     summary = summarize(fleet("node1", "node2", "node3", "node4", node2=gone, node3=gone))
     assert cell(summary, 1, "gpus") == "unknown"
     assert cell(summary, 0, "gpus") == "-"
-    assert summary.unknown == ("node2,node3: gpus unknown: nvidia-smi: exit 18: mismatch",)
+    (line,) = summary.unknown
+    assert line == "node2,node3: gpu.processes, gpus unknown: nvidia-smi: exit 18: mismatch"
 
 
 def test_an_unknown_measure_breaks_nothing(fleet):

@@ -97,7 +97,7 @@ def test_a_field_that_one_gpu_can_t_tell_is_unknown_and_the_rest_is_read(read):
 @pytest.mark.parametrize(
     ("recording", "words"),
     [
-        ("fails-mismatch-550.144", "version mismatch NVML library version: 550.144"),
+        ("fails-mismatch-550.144", "version mismatch; NVML library version: 550.144"),
         ("fails-gpu-lost", "GPU is lost"),
     ],
 )
