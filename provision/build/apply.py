@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
@@ -68,13 +69,16 @@ def apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
 def _require_writable(out: Path) -> None:
     """ConfigError now rather than after minutes of compiling."""
     there = next(one for one in (out, *out.parents) if one.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass  # permissions alone don't say: the disk may be read-only, or full
+    except OSError as error:
         raise ConfigError(
             "--wheels",
-            found=f"{there}, which can't be written to" if there.is_dir() else f"a file, {there}",
+            found=f"{there}: {error.strerror or error}",
             expected="a folder to put the wheel in",
-            remedy="name another, or change its permissions",
-        )
+            remedy="name another, or see to it that it can be written to",
+        ) from None
 
 
 def _apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:
