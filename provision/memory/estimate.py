@@ -124,10 +124,10 @@ def _moments(spec: MemorySpec, state: State) -> tuple[Moment, ...]:
     # Without checkpointing, what forward kept has gone by as much as the first bucket took.
     trained = sum(weight.numel for weight in trained_weights(spec))
     left = saved if spec.checkpointing else saved - saved * min(1, spec.reduce_bucket / trained)
-    early = state.early - state.carried > 0 and 0 < spec.zero < 3
+    early = state.fills
     logits = spec.tokens * spec.model.vocabulary * spec.element
     waits = 0 if spec.adapted else spec.model.vocabulary * spec.model.hidden * spec.element
-    end = state.early if spec.zero != 1 else state.early - state.carried
+    end = state.early if spec.zero != 1 else state.whole * early
     rows = (
         ("loss", state.carried, saved, logits_bytes(spec), before),
         ("output layer", state.carried + waits, saved, logits, buffers),

@@ -37,7 +37,8 @@ class State:
 
     ``carried``: gradients that wait in forward for more of them; ``whole``: at the end of backward;
     ``stepping``: while the optimizer steps; ``early``: those that exist in the middle of backward,
-    because a bucket was full. ``fixed``: buffers that are always there; ``buckets``: in backward,
+    where a bucket ``fills``: at stage 1 what accumulated stays where it is, at stage 2 a rank's
+    part is copied out. ``fixed``: buffers that are always there; ``buckets``: in backward,
     and with ``bucketed_forward`` in forward too; ``flat``: a bucket's copy while reduced;
     ``gathered``: weights that are whole, or cast, for forward and backward. ``held``: the output
     layer's gradient, which waits for the embedding's where they are one; ``last``: both.
@@ -56,6 +57,7 @@ class State:
     last: int = 0
     fixed: int = 0
     flat: int = 0
+    fills: bool = False
     bucketed_forward: bool = False
     host_parameters: int = 0
     host_optimizer: int = 0
@@ -146,6 +148,7 @@ def _split_optimizer(spec: MemorySpec) -> State:
     # Two buckets below, so that one fills while the other is reduced (overlap_comm); what a rank
     # keeps is copied out of them when the first is full.
     fills = trained > spec.reduce_bucket
+    kept = e * whole if fills and not offloads else 0
     largest = e * max(max(group) for group in groups)
     pinned = [FP32 * part, FP32 * part, e * part] if offloads else []
     waiting = e * whole if offloads and accumulates and spec.zero == 2 else 0
@@ -156,7 +159,8 @@ def _split_optimizer(spec: MemorySpec) -> State:
         carried=carried,
         whole=0 if offloads else e * whole + (carried if spec.zero == 2 else 0),
         stepping=0 if offloads else e * whole + (FP32 + e) * part,
-        early=carried + (0 if offloads or not fills else e * whole),
+        early=max(carried, kept) if spec.zero == 1 else carried + kept,
+        fills=fills,
         buckets=2 * e * spec.reduce_bucket,
         gathered=0,
         held=held,
