@@ -120,3 +120,9 @@ def test_a_program_too_long_for_one_command_line_is_refused():
 def test_every_script_fits_in_one_command(name):
     assert len(shlex.join(script_argv(name, []))) < 32_000  # a login shell may copy it twice
     assert read_onhost(name)
+
+
+@pytest.mark.parametrize("inside", ["", "{", "[]", "5", "{'a': 1}", "\x1b[2J"])
+def test_an_answer_that_is_no_object_is_an_error_of_its_host(inside):
+    with pytest.raises(HostError, match="node1: answer"):
+        parse_answer("node1", f"ZEROFLEET<<{inside}>>ZEROFLEET\n")

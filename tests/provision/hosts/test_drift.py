@@ -59,6 +59,8 @@ def test_unknown_is_not_unchanged(fleet):
     (finding,) = not_ok(drift(lock, fleet("node1", toolkit={"unknown": "nvcc: exit 1"}), None))
     assert finding.level is Level.UNKNOWN
     assert "nvcc: exit 1" in finding.found
+    without = make_lock(fleet("node1", toolkit={"absent": True}), None, WHEN)
+    assert not drift(without, fleet("node1", toolkit={"unknown": "nvcc: exit 1"}), None).ok
 
 
 def test_what_goes_away_is_drift_and_what_appears_too(fleet):
@@ -77,6 +79,7 @@ def test_new_and_missing_hosts_are_drift(fleet):
         ("node9", "hosts", "in the hosts file only"),
         ("node2", "hosts", "in the lock only"),
     ]
+    assert len(report.failing) == 2
     assert drift(lock, fleet("node1"), None, {"hosts"}).ok
 
 

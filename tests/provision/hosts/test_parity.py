@@ -137,6 +137,12 @@ def test_what_the_environment_holds_now_could_not_be_read(make_manifest, make_fa
     assert finding.level is Level.UNKNOWN
 
 
+def test_an_environment_that_could_not_be_read_is_unknown(make_manifest, make_facts):
+    facts = make_facts(environment={"unknown": "complete.json: permission denied"})
+    (finding,) = compare(make_manifest(), "2.13.0", {"node1": facts}, lock="abc123").failing
+    assert (finding.subject, finding.level) == ("environment", Level.UNKNOWN)
+
+
 def test_before_the_first_deploy_there_is_a_note_and_deploy_asks_for_none(
     make_manifest, make_facts
 ):
