@@ -22,7 +22,7 @@ MEMINFO = "MemTotal: 1000000 kB\nMemAvailable: 900000 kB\nSwapTotal: 0 kB\nSwapF
 UNIFIED = {
     "/proc/meminfo": MEMINFO,
     "/proc/self/cgroup": "0::/user.slice/session-1.scope\n",
-    "/sys/fs/cgroup/user.slice/session-1.scope/memory.max": "max",
+    "/sys/fs/cgroup/user.slice/session-1.scope/memory.max": "734003200",
     "/sys/fs/cgroup/user.slice/session-1.scope/cpu.max": "max 100000",
     "/sys/fs/cgroup/user.slice/memory.max": "536870912",
     "/sys/fs/cgroup/user.slice/memory.current": "1048576",
