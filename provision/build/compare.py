@@ -8,7 +8,7 @@ from packaging.version import Version
 
 from provision.build import isa
 from provision.build.compare_cuda import compare_cuda, finding
-from provision.build.ops import ALL, OPS, ops_of
+from provision.build.ops import ALL, OPS, Op, ops_of
 from provision.build.spec import BuildSpec
 from provision.build.toolchain import COMPILER_BYTES, GIB, Toolchain, jobs_of
 from provision.findings import Finding, Level, Report
@@ -39,10 +39,15 @@ def compare_toolchain(spec: BuildSpec, toolchain: Toolchain) -> Report:
 
 
 def without_missing(spec: BuildSpec, toolchain: Toolchain) -> BuildSpec:
-    """The spec; for ``--ops all`` without the ops whose header is not on this machine."""
+    """The spec; for ``--ops all`` without the ops that this machine lacks something for."""
     if spec.ops_asked != (ALL,):
         return spec
-    absent = {op.name for op in spec.ops if op.header and op.header not in toolchain.headers}
+    parts = toolchain.cuda.missing if toolchain.cuda else ()
+    absent = {
+        op.name
+        for op in spec.ops
+        if (op.header and op.header not in toolchain.headers) or op.toolkit_part in parts
+    }
     return replace(spec, ops=tuple(op for op in spec.ops if op.name not in absent))
 
 
@@ -55,7 +60,7 @@ def _compare_left_out(spec: BuildSpec) -> tuple[Finding, ...]:
             Level.WARN,
             "left out",
             "--ops all",
-            OPS[name].blocked or f"{OPS[name].header} is not on this machine: {_LIBAIO}",
+            OPS[name].blocked or _why_left_out(OPS[name]),
         )
         for name in ops_of(spec.accelerator)
         if name not in spec.op_names
@@ -155,6 +160,12 @@ def _compare_disk(spec: BuildSpec, toolchain: Toolchain) -> Finding:
         expected = f"{_gib(DISK_BYTES_CUDA_TORCH)}, in case pip brings a CUDA torch"
         return finding("disk", Level.WARN, _gib(disk), expected, remedy)
     return finding("disk", Level.OK, _gib(disk), expected)
+
+
+def _why_left_out(op: Op) -> str:
+    if not op.tried:
+        return "never built with this version so far: name it in --ops to try, its proof decides"
+    return f"it needs {' and '.join(filter(None, (op.header, op.toolkit_part)))}, not all here"
 
 
 def _compare_headers(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ...]:

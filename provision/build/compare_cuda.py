@@ -7,7 +7,7 @@ from packaging.version import Version
 from provision.build.arch import BF16_FROM, nearest, number_of
 from provision.build.spec import BuildSpec
 from provision.build.toolchain import HERE, CudaFacts, Toolchain
-from provision.build.toolkit import Toolkit
+from provision.build.toolkit import NEEDED, Toolkit
 from provision.compat import cudas_for
 from provision.findings import Finding, Level
 
@@ -35,7 +35,7 @@ def compare_cuda(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ...]:
     if cuda.toolkit is not None:
         findings += _compare_archs(spec, cuda.toolkit)
         findings += _compare_gcc(toolchain, cuda.toolkit)
-        findings += _compare_parts(cuda, cuda.toolkit)
+        findings += _compare_parts(spec, cuda, cuda.toolkit)
     return (*findings, *_compare_bf16(spec))
 
 
@@ -97,12 +97,17 @@ def _compare_gcc(toolchain: Toolchain, toolkit: Toolkit) -> list[Finding]:
     return [finding("g++ for nvcc", level, version, expected, remedy)]
 
 
-def _compare_parts(cuda: CudaFacts, toolkit: Toolkit) -> list[Finding]:
+def _compare_parts(spec: BuildSpec, cuda: CudaFacts, toolkit: Toolkit) -> list[Finding]:
     expected = "in the toolkit, or in the packages that torch requires"
     remedy = "install the whole toolkit"
     if toolkit.kind == "system":
         remedy += ", or leave this one be: --toolkit pypi"
-    return [finding(part, Level.ERROR, "none", expected, remedy) for part in cuda.missing]
+    wanted = (*NEEDED, *spec.toolkit_parts)
+    return [
+        finding(part, Level.ERROR, "none", expected, remedy)
+        for part in cuda.missing
+        if part in wanted
+    ]
 
 
 def _compare_bf16(spec: BuildSpec) -> list[Finding]:

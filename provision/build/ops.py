@@ -29,7 +29,9 @@ class Op:
         needs: ops that setup.py adds by itself when this one is asked for.
         header: a header that its sources include and no Python package brings.
         ldflags: linker flags of this op alone that DeepSpeed's own builder drops.
+        toolkit_part: a file of CUDA_HOME that only this op is linked with, under cuda.
         blocked: why no wheel of this version can hold it; "" for all others.
+        tried: whether it was ever built with this version; others are built when they are named.
         guarded: functions that may use instructions above the wheel's CPU level because the op
             asks the CPU at run time before it calls them.
     """
@@ -43,7 +45,9 @@ class Op:
     header: str = ""
     ldflags: tuple[str, ...] = ()
     guarded: tuple[str, ...] = field(default=())
+    toolkit_part: str = ""
     blocked: str = ""
+    tried: bool = True
 
     @property
     def module_path(self) -> str:
@@ -104,26 +108,32 @@ _ROWS = (
         # ("undefined symbol: io_submit") though ds_report calls it fine. For this op's module
         # only: in LDFLAGS it would make every op need libaio on every host.
         ldflags=("-laio",),
+        # Under cuda its builder adds -lcuda: the driver's library, or the toolkit's stub of it.
+        toolkit_part="lib64/libcuda.so",
     ),
     _cuda("fused_lamb", "FUSED_LAMB", "lamb.", "FusedLambBuilder"),
-    _cuda("fused_lion", "FUSED_LION", "lion.", "FusedLionBuilder"),
+    _cuda("fused_lion", "FUSED_LION", "lion.", "FusedLionBuilder", tried=False),
     _cuda("utils", "UTILS", "", "UtilsBuilder"),
-    _cuda("random_ltd", "RANDOM_LTD", "", "RandomLTDBuilder"),
-    _cuda("quantizer", "QUANTIZER", "quantizer.", "QuantizerBuilder"),
-    _cuda("fp_quantizer", "FP_QUANTIZER", "fp_quantizer.", "FPQuantizerBuilder"),
-    _cuda("spatial_inference", "SPATIAL_INFERENCE", "spatial.", "SpatialInferenceBuilder"),
-    _cuda("transformer", "TRANSFORMER", "transformer.", "TransformerBuilder"),
+    _cuda("random_ltd", "RANDOM_LTD", "", "RandomLTDBuilder", tried=False),
+    _cuda("quantizer", "QUANTIZER", "quantizer.", "QuantizerBuilder", tried=False),
+    _cuda("fp_quantizer", "FP_QUANTIZER", "fp_quantizer.", "FPQuantizerBuilder", tried=False),
+    _cuda(
+        "spatial_inference", "SPATIAL_INFERENCE", "spatial.", "SpatialInferenceBuilder", tried=False
+    ),
+    _cuda("transformer", "TRANSFORMER", "transformer.", "TransformerBuilder", tried=False),
     _cuda(
         "stochastic_transformer",
         "STOCHASTIC_TRANSFORMER",
         "transformer.",
         "StochasticTransformerBuilder",
+        tried=False,
     ),
     _cuda(
         "transformer_inference",
         "TRANSFORMER_INFERENCE",
         "transformer.inference.",
         "InferenceBuilder",
+        tried=False,
     ),
     _cuda("dc", "DEEP_COMPILE", "", "DeepCompileBuilder"),
     _cuda(
@@ -140,8 +150,18 @@ _ROWS = (
         "InferenceCoreBuilder",
         # absolute_name() of its builder lacks a dot; DeepSpeed finds the module by that very name.
         module="deepspeed.inference.v2.kernelsinference_core_ops",
+        tried=False,
     ),
-    _cuda("gds", "GDS", "gds.", "GDSBuilder", needs=("pin_memory",), header="libaio.h"),
+    _cuda(
+        "gds",
+        "GDS",
+        "gds.",
+        "GDSBuilder",
+        needs=("pin_memory",),
+        header="libaio.h",
+        toolkit_part="lib64/libcuda.so",
+        tried=False,
+    ),
     _cuda(
         "cutlass_ops",
         "CUTLASS_OPS",
@@ -186,8 +206,9 @@ def ops_of(accelerator: str) -> tuple[str, ...]:
 
 
 def buildable(accelerator: str) -> tuple[str, ...]:
-    """Those that a wheel of this version can hold, sorted."""
-    return tuple(name for name in ops_of(accelerator) if not OPS[name].blocked)
+    """Those that ``all`` means: seen to build with this version; sorted."""
+    names = ops_of(accelerator)
+    return tuple(name for name in names if OPS[name].tried and not OPS[name].blocked)
 
 
 def find_ops(names: Iterable[str], accelerator: str) -> tuple[Op, ...]:

@@ -101,7 +101,7 @@ def apply_cuda_home(
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     links = read_view(toolkit.home, site_packages(environment.path, plan.python))
-    if absent := missing(links):
+    if absent := missing(links, plan.spec.toolkit_parts):
         raise BuildError(
             f"{toolkit} and torch's own packages",
             found=f"no {', no '.join(absent)}",

@@ -57,6 +57,11 @@ class BuildSpec:
     python: str | None
 
     @property
+    def toolkit_parts(self) -> tuple[str, ...]:
+        """Files of CUDA_HOME that some op is linked with, beyond what every CUDA build needs."""
+        return tuple(op.toolkit_part for op in self.ops if op.toolkit_part)
+
+    @property
     def op_names(self) -> tuple[str, ...]:
         """Names of ``ops``, sorted."""
         return tuple(op.name for op in self.ops)

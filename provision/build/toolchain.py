@@ -140,7 +140,7 @@ def _read_cuda(c: Context, spec: BuildSpec, python: Python | None, cache: Path) 
     absent: tuple[str, ...] = ()
     if environment and toolkit and toolkit.home.is_dir():
         packages = next(environment.path.glob("lib/python*/site-packages"))
-        absent = missing(read_view(toolkit.home, packages))
+        absent = missing(read_view(toolkit.home, packages), spec.toolkit_parts)
     return CudaFacts(
         torch_cuda=torch_cuda,
         torch_read=environment is not None,

@@ -35,6 +35,7 @@ _ELSEWHERE = {"include/thrust/complex.h": "include/cccl/thrust/complex.h"}
 #: What op_builder/ adds for profilers: it writes this machine's paths into the device code, where
 #: no prefix map reaches.
 NVCC_DROPPED = ("-lineinfo", "--generate-line-info")
+_DRIVER = ("/usr/lib/x86_64-linux-gnu/libcuda.so", "/usr/lib64/libcuda.so")
 _MERGED = ("bin", "include", "lib", "lib64")
 
 
@@ -185,6 +186,11 @@ def read_view(toolkit: Path, packages: Path) -> Mapping[str, Path]:
     for entry in _read_entries(toolkit):
         if entry.name not in _MERGED:
             links.setdefault(entry.name, entry)
+    # The driver's library, which no toolkit holds: its stub, or what is on this machine.
+    stubs = [*_read_entries(toolkit / "lib64" / "stubs"), *(Path(one) for one in _DRIVER)]
+    for stub in stubs:
+        if stub.name == "libcuda.so" and stub.exists():
+            links.setdefault(f"lib64/{stub.name}", stub)
     # Packages hold libcurand.so.10 only; a linker asked for -lcurand wants libcurand.so.
     for path in sorted(links):
         library, so, _ = path.partition(".so.")
@@ -193,11 +199,11 @@ def read_view(toolkit: Path, packages: Path) -> Mapping[str, Path]:
     return links
 
 
-def missing(links: Mapping[str, Path]) -> tuple[str, ...]:
-    """What a build needs of CUDA_HOME and these links do not lead to."""
+def missing(links: Mapping[str, Path], parts: Iterable[str] = ()) -> tuple[str, ...]:
+    """What every build (and ``parts``: this one) needs of CUDA_HOME and the links don't lead to."""
     return tuple(
         path
-        for path in NEEDED
+        for path in (*NEEDED, *sorted(set(parts)))
         if not (_leads(links, path) or (path in _ELSEWHERE and _leads(links, _ELSEWHERE[path])))
     )
 

@@ -7,6 +7,7 @@ import pytest
 from packaging.version import Version
 
 from provision.build.compare import compare_toolchain, without_missing
+from provision.build.ops import ops_of
 from provision.build.spec import parse_build_spec
 from provision.build.toolchain import GIB
 from provision.findings import Level
@@ -103,15 +104,20 @@ def test_all_ops_are_those_that_can_be_built_here_and_the_others_are_named(
     spec = parse_build_spec(arch="8.0", ops="all")
     bare = make_toolchain(cuda=make_cuda())
     fitted = without_missing(spec, bare)
-    assert {"async_io", "gds"} == set(spec.op_names) - set(fitted.op_names)
+    assert {"async_io"} == set(spec.op_names) - set(fitted.op_names)
     told = {line.split(":")[0]: line for line in lines(fitted, bare, Level.WARN)}
-    assert set(told) == {f"op {name}" for name in (
-        "async_io", "gds", "cutlass_ops", "ragged_device_ops", "evoformer_attn")}  # fmt: skip
-    assert "install libaio-dev" in told["op async_io"]
+    assert set(told) == {f"op {name}" for name in set(ops_of("cuda")) - set(fitted.op_names)}
+    assert "it needs libaio.h and lib64/libcuda.so" in told["op async_io"]
     assert "deepspeed-kernels" in told["op cutlass_ops"]
+    assert "name it in --ops to try" in told["op gds"]
     assert compare_toolchain(fitted, bare).ok
-    whole = make_toolchain(cuda=make_cuda(), headers=frozenset({"libaio.h"}))
-    assert without_missing(spec, whole) == spec
+    aio = frozenset({"libaio.h"})
+    assert without_missing(spec, make_toolchain(cuda=make_cuda(), headers=aio)) == spec
+    slim = make_toolchain(cuda=make_cuda(missing=("lib64/libcuda.so",)), headers=aio)
+    assert without_missing(spec, slim) == fitted
+    assert compare_toolchain(fitted, slim).ok
+    named = parse_build_spec(arch="8.0", ops="async_io")
+    assert lines(named, slim)[0].startswith("lib64/libcuda.so: found none")
     asked = parse_build_spec(arch="8.0", ops="async_io")
     assert without_missing(asked, bare) == asked  # what is asked for by name is an error
 

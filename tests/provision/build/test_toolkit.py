@@ -162,6 +162,18 @@ def test_a_view_is_the_toolkit_and_what_it_lacks_from_torchs_packages(tmp_path: 
             assert (tmp_path / "view" / part).exists()
 
 
+def test_the_drivers_library_is_a_stub_of_the_toolkit(tmp_path: Path) -> None:
+    home, packages = make_home(tmp_path / "cuda"), make_packages(tmp_path / "site-packages")
+    (home / "lib").rename(home / "lib64")
+    stub = home / "lib64" / "stubs" / "libcuda.so"
+    stub.parent.mkdir()
+    stub.touch()
+    links = read_view(home, packages)
+    assert links["lib64/libcuda.so"] == stub
+    assert missing(links, ["lib64/libcuda.so"]) == ()
+    assert missing(links, ["lib64/libother.so"]) == ("lib64/libother.so",)
+
+
 def test_nvcc_writes_no_line_numbers(tmp_path: Path) -> None:
     home = tmp_path / "a toolkit"
     (home / "bin").mkdir(parents=True)
