@@ -252,6 +252,8 @@ def _reason(option: Option, room: Room) -> str:
         ("parameters", "gradients", "optimizer", "activations", "logits", "buffers"),
         key=lambda name: int(getattr(peak, name)),
     )
+    if option.spec.accelerator == "cpu":
+        return f"{option.name} takes {option.estimate.host_total / GB:.1f} GB a host"
     of = f" of {room.gpu / GB:.0f}" if room.gpu else ""
     return (
         f"{option.name} takes {peak.total / GB:.1f}{of} GB a GPU, most of it {part}, and "

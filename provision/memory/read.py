@@ -12,6 +12,8 @@ from provision.errors import ConfigError
 from provision.memory.known import KNOWN, SIZES
 from provision.memory.model import Model, parse_model
 
+_NO_TENSOR = "__metadata__"
+
 
 def read_model(given: str | None) -> Model:
     """The model that ``--model`` names: a config.json, a folder with one, or a name in known.py.
@@ -106,15 +108,18 @@ def read_shapes(file: Path) -> dict[str, list[int]]:
     """
     try:
         with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    except (OSError, ValueError) as error:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError(f"a header of {length:,} bytes in a smaller file")
+            header = dict(json.loads(stream.read(length)))
+        return {name: list(each["shape"]) for name, each in header.items() if name != _NO_TENSOR}
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"--model {file}",
-            found=error,
+            found=repr(error) if isinstance(error, KeyError | TypeError) else error,
             expected="a safetensors file",
             remedy="copy it again: it is damaged",
         ) from None
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
 def _numel(shape: list[int]) -> int:

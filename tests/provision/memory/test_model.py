@@ -104,6 +104,11 @@ def test_a_folder_is_held_to_its_weights(tmp_path: Path) -> None:
     safetensors(tmp_path / "model.safetensors", shapes)
     with pytest.raises(ConfigError, match="596,048,896 parameters"):
         read_model(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(b"\x05")
-    with pytest.raises(ConfigError, match="damaged"):
-        read_model(str(tmp_path))
+    for damaged in (
+        b"\x05",
+        b"x" * 400,
+        b"\x08" + b"\0" * 7 + b'{"a":{}}',
+    ):
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(ConfigError, match="damaged"):
+            read_model(str(tmp_path))
