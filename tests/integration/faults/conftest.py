@@ -85,6 +85,7 @@ class Hosts:
 
     cluster: bed.Cluster
     folder: Path
+    wheels: Path
 
     def __getitem__(self, name: str) -> bed.Node:
         return self.cluster.node(name)
@@ -144,7 +145,7 @@ def four(demos: list[DemoRun], tmp_path_factory: pytest.TempPathFactory) -> Iter
     }
     (folder / "invoke.yaml").write_text(yaml.safe_dump({"zerofleet": settings}))
     (folder / "tasks.py").write_text(render_tasks(CHECKOUT))
-    yield Hosts(cluster=cluster, folder=folder)
+    yield Hosts(cluster=cluster, folder=folder, wheels=demo.folder / "wheels")
     cluster.close()
 
 
