@@ -114,6 +114,8 @@ def _problem(
     if apart and is_loopback(route.get("address")):
         found = f"{asked} is {route['address']} here: this host itself"
         remedy = f"remove that line from /etc/hosts of {judge.host}"
+        if is_loopback(asked):  # a tunnel, say: good for SSH alone
+            remedy = "reach the hosts at addresses of their own (HostName in ~/.ssh/config)"
         return judge("interface", Level.ERROR, found, expected, remedy)
     if interface is None:
         found = f"unknown ({route.get('interface_unknown') or 'no interface has that address'})"

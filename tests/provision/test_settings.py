@@ -30,6 +30,11 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_default():
     assert settings.given == {"zero", "set"}
 
 
+def test_the_deep_test_is_asked_for():
+    assert make_settings({}, {}, HERE).deep is False
+    assert make_settings({}, {"deep": True}, HERE).deep is True
+
+
 def test_absolute_paths_stay():
     assert make_settings({"runs": "/data/runs"}, {}, HERE).runs == Path("/data/runs")
 

@@ -60,6 +60,15 @@ def test_a_peer_that_is_loopback_here_is_an_error(chosen):
     ]
 
 
+def test_hosts_that_ssh_reaches_through_tunnels_need_addresses_of_their_own(make_facts):
+    routes = {"127.0.0.1": route("lo", "127.0.0.1", "127.0.0.1")}
+    facts = {h: make_facts(h, routes=routes, boot_id=h) for h in ("a:2201", "b:2202")}
+    ways = choose_ways(facts, dict.fromkeys(facts, "127.0.0.1"))
+    (finding,) = ways["a:2201"].problems
+    assert finding.level is Level.ERROR
+    assert finding.remedy.startswith("reach the hosts at addresses of their own")
+
+
 def test_names_of_one_network_reach_each_other_over_loopback(chosen):
     loop = {a: route("lo", "127.0.0.1", "127.0.0.1") for a in ADDRESSES.values()}
     ways = chosen("aaa", node1=loop, node2=loop, node3=loop)
