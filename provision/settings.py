@@ -150,14 +150,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     that is no number where a number is needed.
     """
     for key in config:
-        if key not in DEFAULTS:
-            near = difflib.get_close_matches(key, DEFAULTS, n=1)
-            raise ConfigError(
-                "invoke.yaml, zerofleet",
-                found=f"unknown setting {key!r}",
-                expected=", ".join(DEFAULTS),
-                remedy=f"did you mean {near[0]!r}?" if near else "remove it",
-            )
+        _require_known(key)
     values = dict(DEFAULTS)
     values.update({key: value for key, value in config.items() if value is not None})
     # A switch that is off was not given: invoke.yaml may still turn it on.
@@ -182,6 +175,17 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         elif values[key] is not None:
             values[key] = str(values[key])  # YAML reads arch: 8.0 as a number
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def _require_known(key: str) -> None:
+    if key not in DEFAULTS:
+        near = difflib.get_close_matches(key, DEFAULTS, n=1)
+        raise ConfigError(
+            "invoke.yaml, zerofleet",
+            found=f"unknown setting {key!r}",
+            expected=", ".join(DEFAULTS),
+            remedy=f"did you mean {near[0]!r}?" if near else "remove it",
+        )
 
 
 def _require_plain(key: str, value: Any) -> None:
