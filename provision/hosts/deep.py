@@ -101,12 +101,16 @@ def _receive(talk: Talk, since: float, on_line: Callable[[str], None]) -> dict[s
     try:
         return dict(talk.await_answer(since, on_line))
     except ProvisionError as error:
-        return {"error": error.found}
+        return {"error": f"no answer from it any more ({error.found})", "gone": True}
 
 
 def make_deep(answers: Mapping[str, Mapping[str, Any]]) -> Deep:
-    """The hosts' answers, with names in place of node ranks."""
+    """The hosts' answers, with names in place of node ranks.
+
+    Where a host is gone, the errors of the others say no more than that they waited for it.
+    """
     hosts = list(answers)
+    gone = [host for host, answer in answers.items() if answer.get("gone")]
     good = {h: a for h, a in answers.items() if "error" not in a}
     return Deep(
         allreduce={host: answer["allreduce"] for host, answer in good.items()},
@@ -115,7 +119,7 @@ def make_deep(answers: Mapping[str, Mapping[str, Any]]) -> Deep:
             for host, answer in good.items()
             for to, rate in answer["rates"].items()
         },
-        errors={h: str(a["error"]) for h, a in answers.items() if "error" in a},
+        errors={h: str(answers[h]["error"]) for h in gone or hosts if "error" in answers[h]},
     )
 
 
@@ -132,7 +136,7 @@ def evaluate_deep(wanted: Wanted, deep: Deep) -> Report:
         elif host in deep.allreduce:
             findings.append(judge("all-reduce", Level.OK, _bus(wanted, deep, host), expected))
         else:
-            why = "not begun: another host failed"
+            why = "not measured: another host failed"
             findings.append(
                 judge("all-reduce", Level.UNKNOWN, why, expected, "mend that one first")
             )

@@ -78,6 +78,13 @@ def test_an_error_of_one_rank_is_its_hosts(wanted):
     assert "node4: all-reduce: found RuntimeError: Connection closed" in str(finding)
 
 
+def test_a_host_that_is_gone_is_the_one_that_is_accused(wanted):
+    waited = {host: {"error": "DistStoreError: Timed out"} for host in NODES}
+    some = {**waited, "node4": {"error": "no answer from it any more (none)", "gone": True}}
+    levels = {f.host: f.level for f in evaluate_deep(wanted, make_deep(some)).findings}
+    assert levels == {**dict.fromkeys(NODES, Level.UNKNOWN), "node4": Level.ERROR}
+
+
 def test_one_host_alone_has_no_pairs(wanted):
     alone = replace(wanted, slots={"node1": 2})
     report = evaluate_deep(alone, make_deep({"node1": {"allreduce": ALLREDUCE, "rates": {}}}))
