@@ -41,7 +41,7 @@ class SshFiles:
     paramiko would read all lines for each host.
     """
 
-    config: Any  # a fabric.Config, which has no types
+    config: Any  # a paramiko.SSHConfig, which has no types; read by threads, changed by none
     known: dict[Path, dict[str, list[str]]] = field(default_factory=dict, repr=False)
 
 
@@ -54,7 +54,7 @@ def read_ssh_files(options: SshOptions) -> SshFiles:
     import fabric
 
     if options.config is None:
-        return SshFiles(config=fabric.Config())
+        return SshFiles(config=fabric.Config().base_ssh_config)
     if not options.config.is_file():
         raise ConfigError(
             f"ssh_config {options.config}",
@@ -62,7 +62,7 @@ def read_ssh_files(options: SshOptions) -> SshFiles:
             expected="an OpenSSH client configuration",
             remedy="correct --ssh-config or the ssh_config setting",
         )
-    return SshFiles(config=fabric.Config(runtime_ssh_path=str(options.config)))
+    return SshFiles(config=fabric.Config(runtime_ssh_path=str(options.config)).base_ssh_config)
 
 
 def make_connection(host: Host, options: SshOptions, files: SshFiles) -> Any:
@@ -78,7 +78,9 @@ def make_connection(host: Host, options: SshOptions, files: SshFiles) -> Any:
         host.name,
         user=host.user,
         port=host.port,
-        config=files.config,  # shared: Fabric changes it only where no connect_kwargs are given
+        # Its own, of parsed files: a fabric.Config that is read empties and fills itself again,
+        # so two threads must not share one.
+        config=fabric.Config(ssh_config=files.config),
         connect_timeout=options.connect_timeout,
         connect_kwargs=dict.fromkeys(limits, options.connect_timeout),
     )

@@ -157,6 +157,14 @@ def test_keys_of_one_host_are_not_tried_on_another(config):
     assert "key_filename" not in other.connect_kwargs
 
 
+def test_connections_share_nothing_that_changes(config):
+    files = read_ssh_files(config)
+    first, second = (make_connection(Host(name="node1"), config, files) for _ in range(2))
+    assert first.config is not second.config
+    assert first.config.base_ssh_config is second.config.base_ssh_config
+    assert first.connect_kwargs is not second.connect_kwargs
+
+
 @pytest.mark.parametrize(
     ("error", "seconds", "again"),
     [
