@@ -3,96 +3,21 @@
 from __future__ import annotations
 
 import ast
-import gc
-import io
-import warnings
+import json
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from invoke.context import Context
 
 from provision.build.apply import apply_build
-from provision.build.audit import apply_audit
-from provision.build.cache import cache_dir
-from provision.build.commands import site_packages
-from provision.build.compare import compare_toolchain
 from provision.build.manifest import WheelManifest, read_wheel
 from provision.build.ops import OPS
-from provision.build.plan import BuildPlan, plan_build
-from provision.build.source import apply_unpack
-from provision.build.spec import BuildSpec, parse_build_spec
-from provision.build.state import read_state
-from provision.build.toolchain import read_toolchain
+from provision.build.plan import BuildPlan
+from provision.build.spec import parse_build_spec
 from provision.errors import BuildError
 
 pytestmark = pytest.mark.timeout(1800)  # torch's download, and minutes of compiling
-
-
-@pytest.fixture(scope="session")
-def builds(cache: Path) -> Path:
-    """The build cache."""
-    return cache_dir({"XDG_CACHE_HOME": str(cache / "xdg")})
-
-
-def planned(spec: BuildSpec, builds: Path) -> BuildPlan:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # Invoke leaves its pipes to the collector
-        toolchain = read_toolchain(Context(), spec, builds)
-        gc.collect()
-    report = compare_toolchain(spec, toolchain)
-    assert report.ok, report.failing
-    return plan_build(spec, toolchain, read_state(spec, toolchain, builds))
-
-
-@pytest.fixture(scope="session")
-def plan(builds: Path, cache: Path) -> BuildPlan:
-    """The default CPU build's plan, made after that build."""
-    spec = parse_build_spec(accelerator="cpu", out=str(cache / "wheels"))
-    apply_build(planned(spec, builds), print)
-    return planned(spec, builds)
-
-
-@pytest.fixture(scope="session")
-def wheel(plan: BuildPlan) -> WheelManifest:
-    return read_wheel(plan.spec.out)
-
-
-@pytest.fixture
-def source(plan: BuildPlan, tmp_path: Path) -> Path:
-    """DeepSpeed's source, to be broken."""
-    assert plan.state.archive
-    apply_unpack(plan.state.archive, tmp_path / "source")
-    return tmp_path / "source"
-
-
-def audit(plan: BuildPlan, wheel: Path, work: Path) -> None:
-    apply_audit(
-        wheel,
-        spec=plan.spec,
-        python=plan.python.executable,
-        torch_packages=site_packages(plan.environment_path, plan.python),
-        objdump=plan.toolchain.objdump,
-        places=(plan.state.layout.root,),
-        work=work,
-        log=io.StringIO(),
-        say=print,
-    )
-
-
-@contextmanager
-def changed(wheel: Path, folder: Path) -> Iterator[tuple[Path, dict[str, bytes]]]:
-    """A copy of a wheel whose files may be changed in the with-block."""
-    with zipfile.ZipFile(wheel) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    copy = folder / wheel.name
-    yield copy, files
-    with zipfile.ZipFile(copy, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
 
 
 def test_default_wheel(wheel: WheelManifest, plan: BuildPlan) -> None:
@@ -119,6 +44,27 @@ def test_no_path_of_this_machine_is_in_the_ops(wheel: WheelManifest, plan: Build
     assert not [path for path in own for op in ops if str(path).encode() in op]
 
 
+def test_what_the_commands_say_of_it(
+    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path, zf_run
+) -> None:
+    path = plan.spec.out / wheel.wheel
+    said = json.loads(zf_run(["inspect-wheel", str(path), "--json"], tmp_path).stdout)
+    assert (said["ok"], said["findings"]) == (True, [])
+    assert said["ops"] == said["requested_ops"] == list(wheel.ops)
+    assert (said["isa"], said["archs"], said["ptx"]) == ("x86-64-v3", [], [])
+    for key in ("sha256", "size", "glibc", "glibcxx", "accelerator"):
+        assert said[key] == getattr(wheel, key)
+    done = zf_run(["wheels", "--wheels", str(plan.spec.out), "--json"], tmp_path)
+    listed = json.loads(done.stdout)["wheels"]
+    ours = [one["where"] for one in listed if one["manifest"] == wheel.as_json()]
+    assert ours[:2] == ["wheels", "cache"]
+    cut = tmp_path / path.name
+    cut.write_bytes(path.read_bytes()[:-1000])
+    done = zf_run(["inspect-wheel", str(cut)], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
 def test_second_build_does_nothing(wheel: WheelManifest, plan: BuildPlan) -> None:
     assert plan.steps.empty
     said: list[str] = []
@@ -129,7 +75,7 @@ def test_second_build_does_nothing(wheel: WheelManifest, plan: BuildPlan) -> Non
 
 
 def test_emptied_folder_gets_the_kept_wheel(
-    wheel: WheelManifest, builds: Path, tmp_path: Path
+    wheel: WheelManifest, builds: Path, tmp_path: Path, planned
 ) -> None:
     spec = parse_build_spec(accelerator="cpu", out=str(tmp_path / "elsewhere"))
     plan = planned(spec, builds)
@@ -142,17 +88,17 @@ def test_emptied_folder_gets_the_kept_wheel(
 
 
 def test_wheel_without_an_op_is_refused(
-    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path
+    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path, audited, changed
 ) -> None:
     with changed(plan.spec.out / wheel.wheel, tmp_path) as (copy, files):
         (name,) = [name for name in files if name.startswith(OPS["shm_comm"].module_path)]
         del files[name]
     with pytest.raises(BuildError, match="op shm_comm without its module"):
-        audit(plan, copy, tmp_path)
+        audited(plan, copy, tmp_path)
 
 
 def test_op_that_deepspeed_would_compile_again_is_refused(
-    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path
+    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path, audited, changed
 ) -> None:
     # As for a wheel whose accelerator is not the one at run time: every op falls back, silently.
     with changed(plan.spec.out / wheel.wheel, tmp_path) as (copy, files):
@@ -161,22 +107,27 @@ def test_op_that_deepspeed_would_compile_again_is_refused(
             b"accelerator_name == get_accelerator()._name", b"0"
         )
     with pytest.raises(BuildError, match=r"op cpu_adam: .* DeepSpeed would compile it here"):
-        audit(plan, copy, tmp_path)
+        audited(plan, copy, tmp_path)
 
 
 def test_op_above_the_cpu_level_is_refused(
-    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path
+    wheel: WheelManifest, plan: BuildPlan, tmp_path: Path, audited, monkeypatch
 ) -> None:
     if not plan.toolchain.objdump:
         pytest.fail("install binutils: the audit is to be tested with objdump")
     # shm_comm has AVX-512 code, which it guards at run time: without that leave it is refused.
-    ops = tuple(replace(op, guarded=()) for op in plan.spec.ops)
-    strict = replace(plan, spec=replace(plan.spec, ops=ops))
+    strict = {name: replace(op, guarded=()) for name, op in OPS.items()}
+    monkeypatch.setattr("provision.build.inspect.OPS", strict)
     with pytest.raises(BuildError, match=r"op shm_comm: v\w+ .*zmm.* in reduce_"):
-        audit(strict, plan.spec.out / wheel.wheel, tmp_path)
+        audited(plan, plan.spec.out / wheel.wheel, tmp_path)
 
 
-def test_source_that_does_not_compile(source: Path, builds: Path, tmp_path: Path) -> None:
+def test_source_that_does_not_compile(
+    source: Path,
+    builds: Path,
+    tmp_path: Path,
+    planned,
+) -> None:
     for path in source.glob("csrc/pin_memory/*.cpp"):
         path.write_text("int broken() { return 1 }\n")
     spec = parse_build_spec(
@@ -194,7 +145,7 @@ def test_source_that_does_not_compile(source: Path, builds: Path, tmp_path: Path
 
 
 def test_interrupt_leaves_no_compiler_and_no_half_wheel(
-    source: Path, builds: Path, tmp_path: Path
+    source: Path, builds: Path, tmp_path: Path, planned
 ) -> None:
     (source / "version.txt").write_text("0.19.8.post1\n")
     spec = parse_build_spec(
