@@ -15,8 +15,8 @@ CONTEXT, NCCL = 700 << 20, 500 << 20
 #: What the allocator reserves beyond tensors, as a share of them. An assumption too: no GPU has
 #: confirmed it yet (bench/memory.py --gpu does).
 FRAGMENTATION = 0.05
-#: A rank's own host memory: Python with torch, transformers and DeepSpeed (measured on the CPU:
-#: 1.0 to 1.2 GB resident), and CUDA's libraries.
+#: A rank's own host memory: Python with torch, transformers and DeepSpeed (0.6 GB resident on the
+#: CPU, by a run's own record) and, assumed, CUDA's libraries.
 PROCESS = 2_000_000_000
 
 PARTS = (
