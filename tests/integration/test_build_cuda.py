@@ -51,13 +51,9 @@ def test_a_wheel_for_two_kinds_of_gpu(both: dict[str, Any]) -> None:
     assert manifest["toolkit"].startswith("13.0.")
     assert manifest["size"] < 3_000_000
     assert not [one for one in manifest["requires"] if one["name"] == "deepspeed"]
-
-
-def test_the_proof_is_printed(both: dict[str, Any]) -> None:
-    if both["cached"]:
-        pytest.skip("the wheel is an earlier run's: it was proved, and printed, when it was built")
-    assert "proved: device code for 8.0, 9.0, PTX 9.0" in both["said"]
-    assert "proved: cpu_adam agrees with torch.optim.AdamW" in both["said"]
+    if not both["cached"]:  # else it was printed when an earlier run built it
+        assert "proved: device code for 8.0, 9.0, PTX 9.0" in both["said"]
+        assert "proved: cpu_adam agrees with torch.optim.AdamW" in both["said"]
 
 
 def test_no_other_build_is_needed(both: dict[str, Any], zf_run: ZfRun, folder: Path) -> None:
