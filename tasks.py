@@ -17,11 +17,7 @@ from provision import show
 from provision.build.apply import apply_build
 from provision.build.cache import Layout, cache_dir
 from provision.build.compare import compare_toolchain, without_missing
-from provision.build.consistency import compare_inspection, read_manifest_beside
-from provision.build.extra import read_extras
-from provision.build.inspect import read_inspection, read_objdump
 from provision.build.make_extra import apply_extras
-from provision.build.manifest import read_wheel, read_wheels
 from provision.build.on import Builder, apply_on, plan_on, read_cargo
 from provision.build.plan import plan_build
 from provision.build.shelf import COLUMNS, read_shelf
@@ -29,22 +25,17 @@ from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_native_level, read_toolchain
 from provision.build.with_source import plan_extras, read_sources, with_extras
-from provision.connect import SshOptions
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import read_env_spec
 from provision.findings import Report
 from provision.fleet import connected, error_report
-from provision.hosts.deep import evaluate_deep, gather_deep
 from provision.hosts.drift import drift, lockable, parse_allowed
 from provision.hosts.facts import gather_facts
 from provision.hosts.fit import Wanted, compare_built, compare_wanted, require_python
 from provision.hosts.here import read_here
 from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, read_now
-from provision.hosts.nics import choose_ways
 from provision.hosts.parity import compare
-from provision.hosts.preflight import evaluate
-from provision.hosts.ready import gather_ready
 from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.hosts.targets import compare_hosts, fill_flags, make_targets
 from provision.inventory import parse_inventory, read_inventory
@@ -70,8 +61,17 @@ from provision.memory.judge import (
 )
 from provision.memory.read import read_model
 from provision.memory.table import headline, part_table, stage_table
+from provision.preflight.deep import evaluate_deep, gather_deep
+from provision.preflight.evaluate import evaluate
+from provision.preflight.nics import choose_ways
+from provision.preflight.ready import gather_ready
+from provision.remote import SshOptions
 from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS, read_settings
+from provision.wheel.consistency import compare_inspection, read_manifest_beside
+from provision.wheel.extra import read_extras
+from provision.wheel.inspect import read_inspection, read_objdump
+from provision.wheel.manifest import read_wheel, read_wheels
 
 HELP = {
     "hosts": "hosts file (default hosts.txt; builds: none): [user@]host[:port] [slots=N] lines",

@@ -24,12 +24,12 @@ from pathlib import Path
 from invoke.context import Context
 
 from provision.build.cache import cache_dir
-from provision.build.ops import ops_of
 from provision.build.plan import BuildPlan, plan_build
 from provision.build.source import apply_unpack
 from provision.build.spec import parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_toolchain
+from provision.wheel.ops import ops_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("upstream", "cold", "one", "cached")

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from provision.connect import SshFiles, SshOptions, make_connection, read_ssh_files
 from provision.errors import ConfigError, ProvisionError, UnreachableError
 from provision.findings import SSH, Finding, Level, Report
 from provision.inventory import Host, Inventory
-from provision.remote import Remote, Say
+from provision.remote import SshFiles, SshOptions, make_connection, read_ssh_files
+from provision.session import Remote, Say
 from provision.steps import Plan
 
 T = TypeVar("T")

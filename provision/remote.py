@@ -1,202 +1,212 @@
-"""One host over SSH: run commands there, put and get files.
+"""SSH connections: the only module that imports fabric.
 
-How a connection is made, and what a failed one means: connect.py.
+Stricter than Fabric's defaults on purpose: Fabric accepts any host key without a question
+(https://github.com/fabric/fabric/issues/2071); here an unknown or changed key refuses the host,
+unless ``--accept-new`` was given, and then only an *unknown* one. ``~/.ssh/config`` (HostName,
+User, Port, IdentityFile, IdentitiesOnly, ProxyJump, UserKnownHostsFile) is honoured. Nothing ever
+asks for a password: hosts are reached in parallel.
 """
 
 from __future__ import annotations
 
-import io
-import random
+import logging
 import shlex
-import threading
-import time
-from collections.abc import Callable, Sequence
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from invoke.exceptions import CommandTimedOut
-
-from provision.connect import explain, hung_up
-from provision.errors import HostError, UnreachableError
-from provision.script import parse_answer, script_argv, text_argv
-from provision.steps import Phase, Put, Run, Step
-from provision.talk import Talk
-
-Say = Callable[[str], None]
+from provision.errors import ConfigError, UnreachableError
+from provision.inventory import Host
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
-    """One host, connected."""
+class SshOptions:
+    """How hosts are reached. ``config``: an ssh_config file in place of ``~/.ssh/config``."""
 
-    label: str
-    cxn: Any  # a fabric.Connection, which has no types
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    config: Path | None = None
+    connect_timeout: int = 10
+    accept_new: bool = False
+    workers: int = 32
+    answer_timeout: int = 60
 
-    def open(self) -> None:
-        """Connect if not connected; UnreachableError names why not, and what to do."""
-        with self.lock:
-            if self.cxn.is_connected:
-                return
-            try:
-                self._open()
-                self.cxn.transport.set_keepalive(15)
-            except Exception as error:  # noqa: BLE001 - paramiko raises many unrelated types
-                raise explain(self.label, error, self.cxn) from None
 
-    def _open(self) -> None:
-        """Connect; again, a little later, where the server hung up before it said anything.
+@dataclass(frozen=True, kw_only=True)
+class SshFiles:
+    """What OpenSSH's own files say: its client configuration, and the host keys known so far.
 
-        That is sshd's MaxStartups: many logins at once, to a gateway above all.
-        """
-        for pause in (0.5, 1.0, 2.0, 0.0):
-            began = time.monotonic()
-            try:
-                self.cxn.open()
-                return
-            except Exception as error:
-                if not pause or not hung_up(error, time.monotonic() - began):
-                    raise
-                self.cxn.close()
-                time.sleep(pause * random.uniform(1, 2))  # noqa: S311 - not all at once again
+    ``known``: lines of a known_hosts file by the name they start with, those with hashed names
+    below ""; parsed line by line only where a host is connected to, since a line costs much and
+    paramiko would read all lines for each host.
+    """
 
-    def close(self) -> None:
-        """Disconnect."""
-        self.cxn.close()
+    config: Any  # a paramiko.SSHConfig, which has no types; read by threads, changed by none
+    known: dict[Path, dict[str, list[str]]] = field(default_factory=dict, repr=False)
 
-    def run(
-        self, argv: Sequence[str], on_line: Say | None = None, timeout: float | None = None
-    ) -> tuple[int, str, str]:
-        """(exit status, stdout, stderr) of argv there; ``on_line`` sees stdout as it comes.
 
-        UnreachableError if the connection ends, or nothing came in ``timeout`` seconds.
-        """
-        streams: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        if on_line is not None:
-            streams.update(out_stream=_Lines(on_line), err_stream=_Lines(lambda _: None))
-        try:
-            result = self.cxn.run(
-                shlex.join(argv), warn=True, hide=True, in_stream=False, encoding="utf-8", **streams
-            )
-        except CommandTimedOut:
-            raise UnreachableError(
-                f"{self.label}: ssh",
-                found=f"no answer in {timeout:.0f} s after the login",
-                expected="an answer",
-                remedy="is it overloaded, or a disk there hung? (--answer-timeout gives it longer)",
-            ) from None
-        except Exception as error:  # noqa: BLE001 - likewise
-            raise explain(self.label, error, self.cxn) from None
-        return int(result.exited), str(result.stdout), str(result.stderr)
+def read_ssh_files(options: SshOptions) -> SshFiles:
+    """The client configuration, whole; known_hosts files are read when a host first names one.
 
-    def talk(self, script: str, args: Sequence[str] = (), python: str = "") -> Talk:
-        """Start ``onhost/<script>.py args…`` there, to be told more over its stdin."""
-        try:
-            channel = self.cxn.transport.open_session(timeout=30)
-            channel.exec_command(shlex.join(script_argv(script, args, python)))
-        except Exception as error:  # noqa: BLE001 - likewise
-            raise explain(self.label, error, self.cxn) from None
-        return Talk(label=self.label, channel=channel)
+    Raises ConfigError if the configuration named in the options is not there.
+    """
+    # fabric costs ~1 s to import: only commands that connect pay for it.
+    import fabric
 
-    def ask(
-        self,
-        script: str,
-        args: Sequence[str] = (),
-        python: str = "",
-        timeout: float | None = None,
-    ) -> dict[str, object]:
-        """The answer of ``onhost/<script>.py args…`` there (HostError if it gives none)."""
-        _, out, err = self.run(script_argv(script, args, python), timeout=timeout)
-        return parse_answer(self.label, out, err)
-
-    def ask_text(self, text: str, name: str, args: Sequence[str]) -> dict[str, object]:
-        """As :meth:`ask`, for a program given as text."""
-        _, out, err = self.run(text_argv(text, name, args))
-        return parse_answer(self.label, out, err)
-
-    def apply(self, phase: Phase, say: Say) -> None:
-        """This host's steps of a phase, in order; puts that follow one another go as one batch."""
-        batch: list[Put] = []
-        for step in phase.of(self.label):
-            if isinstance(step.do, Put):
-                batch.append(step.do)
-                continue
-            self.put(batch, say)
-            batch = []
-            self._apply_run(step, step.do, say)
-        self.put(batch, say)
-
-    def _apply_run(self, step: Step, do: Run, say: Say) -> None:
-        def progress(line: str) -> None:
-            if line.startswith("ZEROFLEET-SAY "):
-                say(f"[{self.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
-
-        code, out, err = self.run(do.argv, progress)
-        if code == 0:
-            return
-        tail = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
-        raise HostError(
-            f"{self.label}: {do}",
-            found=tail[-1][:300] if tail else f"exit {code}",
-            expected=f"exit 0 (it exited {code})",
-            remedy=f"this step was to {step.why}",
+    if options.config is None:
+        return SshFiles(config=fabric.Config().base_ssh_config)
+    if not options.config.is_file():
+        raise ConfigError(
+            f"ssh_config {options.config}",
+            found="no such file",
+            expected="an OpenSSH client configuration",
+            remedy="correct --ssh-config or the ssh_config setting",
         )
-
-    def put(self, batch: Sequence[Put], say: Say) -> None:
-        """Files to this host: written beside their target, hashed *there*, then renamed."""
-        if not batch:
-            return
-        sftp = self.cxn.sftp()
-        checks: list[str] = []
-        made = self.ask("place", ["folders", *[put.target for put in batch]])
-        targets = made["targets"]
-        assert isinstance(targets, list)
-        for put, target in zip(batch, targets, strict=True):
-            source = put.source.open("rb") if put.source else io.BytesIO(put.content or b"")
-            with source as stream:
-                sftp.putfo(
-                    stream, f"{target}.partial", file_size=put.size, callback=self._meter(put, say)
-                )
-            checks += [str(target), put.sha256, format(put.mode, "o")]
-        problems = self.ask("place", ["files", *checks]).get("problems")
-        if problems:
-            raise HostError(
-                f"{self.label}: sha256 after the push",
-                found=problems,
-                expected="what was sent",
-                remedy="check that disk and memory, then run the command again",
-            )
-
-    def _meter(self, put: Put, say: Say) -> Callable[[int, int], None]:
-        """A line every few seconds for a file that takes longer."""
-        last = [time.monotonic()]
-
-        def callback(sent: int, total: int) -> None:
-            if time.monotonic() - last[0] > 3:
-                last[0] = time.monotonic()
-                say(f"[{self.label}] {put.target}: {sent:,} of {total:,} bytes")
-
-        return callback
-
-    def get(self, source: str, target: Path) -> None:
-        """A file of this host to ``target`` here, complete or not at all."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        self.cxn.sftp().get(source, str(partial))
-        partial.replace(target)
+    return SshFiles(config=fabric.Config(runtime_ssh_path=str(options.config)).base_ssh_config)
 
 
-class _Lines(io.StringIO):
-    """A stream that hands over whole lines as they come."""
+def make_connection(host: Host, options: SshOptions, files: SshFiles) -> Any:
+    """A fabric.Connection to a host, not opened yet; strict about host keys, gateways included."""
+    import fabric
+    from paramiko.client import RejectPolicy
 
-    def __init__(self, on_line: Say) -> None:
-        super().__init__()
-        self._on_line = on_line
-        self._rest = ""
+    # paramiko logs whole tracebacks of refused connections; explain() says it in one line.
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())
+    logging.getLogger("paramiko").propagate = False
+    limits = ("banner_timeout", "auth_timeout", "channel_timeout")
+    cxn = fabric.Connection(
+        host.name,
+        user=host.user,
+        port=host.port,
+        # Its own, of parsed files: a fabric.Config that is read empties and fills itself again,
+        # so two threads must not share one.
+        config=fabric.Config(ssh_config=files.config),
+        connect_timeout=options.connect_timeout,
+        connect_kwargs=dict.fromkeys(limits, options.connect_timeout),
+    )
+    each: Any = cxn
+    while each is not None and not isinstance(each, str):
+        known = known_hosts(each.ssh_config)
+        policy = _accept_new_policy(known[0]) if options.accept_new else RejectPolicy()
+        each.client.set_missing_host_key_policy(policy)
+        name = each.host if each.port == 22 else f"[{each.host}]:{each.port}"
+        for line in _lines_for(name, known, files):
+            _add_key(each.client, name, line)
+        for limit in limits:
+            each.connect_kwargs.setdefault(limit, options.connect_timeout)
+        if each.ssh_config.get("identitiesonly") == "yes":
+            each.connect_kwargs.update(allow_agent=False, look_for_keys=False)
+        each = each.gateway
+    return cxn
 
-    def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._on_line(line.rstrip("\r"))
-        return len(text)
+
+def _lines_for(name: str, paths: tuple[Path, ...], files: SshFiles) -> Iterator[str]:
+    """Lines of known_hosts files that may be about this name: its own, and all hashed ones."""
+    for path in paths:
+        if path not in files.known:
+            files.known[path] = _read_known(path)
+        yield from files.known[path].get(name, ())
+        yield from files.known[path].get("", ())
+
+
+def _read_known(path: Path) -> dict[str, list[str]]:
+    """A known_hosts file's lines by name, hashed ones below "": sshd(8), "SSH_KNOWN_HOSTS"."""
+    found: dict[str, list[str]] = {}
+    if not path.is_file() or str(path) == "/dev/null":
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # Lines that start with a marker (@revoked, @cert-authority) vouch for no key by themselves.
+        names = line.strip().partition(" ")[0]
+        if names and not names.startswith(("#", "@")):
+            for name in names.split(","):
+                found.setdefault("" if name.startswith("|1|") else name, []).append(line.strip())
+    return found
+
+
+def _add_key(client: Any, name: str, line: str) -> None:
+    """Have the client know the key of a known_hosts line, if the line is about this name."""
+    from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
+    from paramiko.ssh_exception import SSHException
+
+    names = line.partition(" ")[0].split(",")
+    if name not in names and not any(
+        hashed.startswith("|1|") and HostKeys.hash_host(name, hashed) == hashed for hashed in names
+    ):
+        return
+    try:
+        entry = HostKeyEntry.from_line(line)
+    except (InvalidHostKey, SSHException, ValueError):
+        return  # as OpenSSH: a broken line vouches for nothing
+    if entry is not None and entry.key is not None:
+        keys, kind = client.get_host_keys(), entry.key.get_name()
+        if kind not in (keys.lookup(name) or {}):
+            keys.add(name, kind, entry.key)
+
+
+def _accept_new_policy(path: Path) -> Any:
+    """StrictHostKeyChecking=accept-new: an unknown key is written down, a changed one refused."""
+    from paramiko.client import AutoAddPolicy
+
+    class AcceptNew(AutoAddPolicy):
+        def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as known:
+                known.write(f"{hostname} {key.get_name()} {key.get_base64()}\n")
+            client.get_host_keys().add(hostname, key.get_name(), key)
+
+    return AcceptNew()
+
+
+def known_hosts(ssh_config: dict[str, Any]) -> tuple[Path, ...]:
+    """The known_hosts files that OpenSSH would read for this host; it writes to the first one."""
+    named: list[str] = []
+    for key, default in (
+        ("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"),
+        ("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"),
+    ):
+        value = str(ssh_config.get(key, default))
+        # paramiko strips the quotes of a single quoted path; such a path may hold spaces.
+        named += [value] if Path(value).expanduser().exists() else shlex.split(value)
+    return tuple(Path(name).expanduser() for name in named if name.lower() != "none")
+
+
+def hung_up(error: Exception, seconds: float) -> bool:
+    """Whether a server closed the connection at once, in place of telling its name."""
+    told = isinstance(error, EOFError | ConnectionResetError)
+    return seconds < 3 and (told or "protocol banner" in str(error))
+
+
+def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
+    """What a failed connection means, and what to do: one line in place of paramiko's types."""
+    from paramiko import ssh_exception as ssh
+
+    where = f"{cxn.user}@{cxn.host}:{cxn.port}"
+    port = f"-p {cxn.port} " if cxn.port != 22 else ""
+    if isinstance(error, ssh.BadHostKeyException):
+        found, expected = f"a host key other than the known one ({where})", "the known host key"
+        name = cxn.host if cxn.port == 22 else f"[{cxn.host}]:{cxn.port}"
+        remedy = f"if the host was reinstalled: ssh-keygen -R {shlex.quote(name)}"
+    elif isinstance(error, ssh.AuthenticationException | ssh.PasswordRequiredException):
+        found, expected = f"login refused for {where}", "key authentication"
+        remedy = f"check user and key: ssh {port}{cxn.user}@{cxn.host} true"
+    elif isinstance(error, ssh.SSHException) and "known_hosts" in str(error):
+        found, expected = f"unknown host key ({where})", "a key in known_hosts"
+        remedy = f"check its fingerprint: ssh {port}{cxn.user}@{cxn.host} true, or --accept-new"
+    elif isinstance(error, socket.gaierror):
+        found, expected = f"no address for the name {cxn.host}", "a name that resolves"
+        remedy = "correct the hosts file, or add HostName to ~/.ssh/config"
+    elif isinstance(error, TimeoutError | socket.timeout):
+        found, expected = f"no answer from {where}", "an SSH server"
+        remedy = "is the host up, and reachable from here?"
+    elif any(said in str(error) for said in ("protocol banner", "No existing session")):
+        # paramiko's two words for a server that accepts and is silent, whichever limit ends first
+        found, expected = f"no greeting from {where}", "an SSH server"
+        remedy = "is it overloaded, or is that port another service's?"
+    else:
+        # One error per address that was tried; the last is as good as any.
+        tried = tuple(getattr(error, "errors", None) or {})
+        last = error.errors[tried[-1]] if tried else error  # type: ignore[attr-defined]
+        reason = getattr(last, "strerror", None) or str(last) or type(last).__name__
+        found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
+        remedy = "is the host up, and its SSH server on that port?"
+    return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)

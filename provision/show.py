@@ -20,14 +20,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from provision import errors
-from provision.build.extra import ExtraWheel
-from provision.build.manifest import WheelManifest
 from provision.findings import Level, Report, merged
 from provision.hosts.lock import LockPlan
 from provision.hosts.summary import Summary
 from provision.launch.apply import RunResult
 from provision.launch.plan import LaunchPlan
 from provision.steps import Plan
+from provision.wheel.extra import ExtraWheel
+from provision.wheel.manifest import WheelManifest
 
 _STYLE = {
     Level.OK: "green",

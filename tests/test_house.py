@@ -26,20 +26,22 @@ SHARED = {
     "names",
     "talk",
 }
-STAGES = {"build", "hosts", "deploy", "launch", "memory", "demo"}
+STAGES = {"wheel", "build", "hosts", "deploy", "memory", "preflight", "launch", "demo"}
 #: What a stage may read of another: the one way that data goes.
 EDGES = {
-    "build": set(),
-    "hosts": {"build.manifest"},  # parity holds hosts against a wheel
-    "deploy": {"build.manifest", "build.extra", "hosts"},
-    "launch": {"hosts"},
-    "memory": {"hosts"},  # what GPUs and memory there are
+    "wheel": set(),
+    "build": {"wheel"},
+    "hosts": {"wheel"},  # parity and lock hold hosts against one
+    "deploy": {"wheel", "hosts"},
+    "preflight": {"hosts"},
+    "memory": {"hosts", "preflight"},  # GPUs and memory; the model's config as a host answered
+    "launch": {"hosts", "preflight"},  # interfaces and addresses
     "demo": set(),  # it types the user's commands
 }
 #: Third-party packages that one module only may import.
 ONLY_IN = {
-    "fabric": {"provision.connect"},
-    "paramiko": {"provision.connect"},
+    "fabric": {"provision.remote"},
+    "paramiko": {"provision.remote"},
     "rich": {"provision.show"},
     "asyncssh": {"provision.demo.sshd"},
     "torch": set(),
@@ -144,11 +146,11 @@ def test_import_edges(path: Path) -> None:
             pytest.fail(f"{name} is shared and imports {target}")
         if top == "show":
             pytest.fail(f"{name} imports show: only tasks.py shows")
-        if (name, top) in (("fleet", "remote"), ("fleet", "connect"), ("remote", "connect")):
+        if (name, top) in (("fleet", "remote"), ("fleet", "session"), ("session", "remote")):
             continue
-        if top in ("remote", "fleet"):
+        if top in ("session", "fleet"):
             acts = {f.name.split("_")[0] for f in functions(path)} & {"gather", "read", "apply"}
-            assert acts, f"{name} imports remote, but has no gather_, read_ or apply_ function"
+            assert acts, f"{name} talks to hosts, but has no gather_, read_ or apply_ function"
         elif name == "show":
             assert top in STAGES, f"show imports {target}"  # it draws their values
         else:

@@ -18,7 +18,6 @@ from provision.build.audit import Audit, apply_audit
 from provision.build.cache import apply_copy, apply_facts, apply_lock, key_of
 from provision.build.commands import site_packages
 from provision.build.environment import Environment, read_environment
-from provision.build.manifest import WheelManifest, apply_manifest, sha256_of
 from provision.build.plan import BuildPlan
 from provision.build.process import apply_command
 from provision.build.provide import (
@@ -36,6 +35,7 @@ from provision.build.tree import (
     objects_key,
 )
 from provision.errors import BuildError, ConfigError
+from provision.wheel.manifest import WheelManifest, apply_manifest, sha256_of
 
 
 def apply_build(plan: BuildPlan, say: Callable[[str], None]) -> WheelManifest:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from provision.build import cubin
-from provision.build.contents import Contents, read_places
-from provision.build.inspect import Inspection, Module, read_inspection
 from provision.build.process import Command, apply_command
 from provision.build.spec import BuildSpec
 from provision.errors import BuildError
+from provision.wheel import cubin
+from provision.wheel.contents import Contents, read_places
+from provision.wheel.inspect import Inspection, Module, read_inspection
 
 _PROOF = Path(__file__).with_name("proof.py")
 #: Largest difference to torch's AdamW after the proof's steps, in parameter units. Parameters are

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.build import manifest
-from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
+from provision.wheel import manifest
+from provision.wheel.manifest import WheelManifest
 
 #: Beside a kept wheel: what its key was made of.
 _FACTS = "key.json"

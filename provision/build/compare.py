@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from packaging.version import Version
 
-from provision.build import isa
 from provision.build.compare_cuda import compare_cuda, finding
-from provision.build.ops import ALL, OPS, Op, ops_of
 from provision.build.spec import BuildSpec
 from provision.build.toolchain import COMPILER_BYTES, GIB, Toolchain, jobs_of
 from provision.findings import Finding, Level, Report
+from provision.wheel import isa
+from provision.wheel.ops import ALL, OPS, Op, ops_of
 
 #: What a build needs to have free: a CPU torch and its environment, sources, objects.
 DISK_BYTES = 3 * GIB

@@ -20,9 +20,9 @@ from packaging.version import Version
 
 from provision.build.cache import Layout, key_of
 from provision.build.interpreter import Python
-from provision.build.manifest import Distribution
 from provision.build.spec import BuildSpec
 from provision.compat import TORCH_CUDA
+from provision.wheel.manifest import Distribution
 
 #: The build environment's tools, with hashes.
 LOCK = Path(__file__).parents[2] / "locks" / "build.lock"

@@ -16,14 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from provision.build.bundle import Bundle, read_controller, read_folder
-from provision.build.extra import apply_publish
-from provision.build.manifest import apply_manifest, sha256_of
 from provision.build.reply import Built, parse_reply
 from provision.errors import ConfigError, HostError, ProvisionError
 from provision.fleet import Fleet
-from provision.remote import Remote
 from provision.script import parse_answer, script_argv
+from provision.session import Remote
 from provision.steps import Phase, Plan, Put, Run, Step
+from provision.wheel.extra import apply_publish
+from provision.wheel.manifest import apply_manifest, sha256_of
 
 #: Below a host's home: the checkouts that were sent there, and the wheels they built.
 CONTROLLERS, SOURCES, WHEELS = (

@@ -6,7 +6,6 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from provision.build import isa
 from provision.build.arch import arch_tag
 from provision.build.commands import (
     compile_environ,
@@ -19,7 +18,6 @@ from provision.build.commands import (
 )
 from provision.build.environment import FACTS, environment_path
 from provision.build.interpreter import Python
-from provision.build.ops import DEFAULT_OPS
 from provision.build.process import Command
 from provision.build.source import Source
 from provision.build.spec import BuildSpec
@@ -28,6 +26,8 @@ from provision.build.toolchain import HERE, Toolchain, jobs_of
 from provision.build.toolkit import Toolkit
 from provision.errors import ConfigError
 from provision.steps import Phase, Plan, Run, Step
+from provision.wheel import isa
+from provision.wheel.ops import DEFAULT_OPS
 
 
 @dataclass(frozen=True, kw_only=True)

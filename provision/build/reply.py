@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from provision import errors
-from provision.build.extra import ExtraWheel, parse_extra
-from provision.build.manifest import WheelManifest, parse_manifest
 from provision.build.toolchain import HERE
 from provision.errors import BuildError, ConfigError, HostError, ProvisionError
 from provision.findings import Finding, Level, Report
+from provision.wheel.extra import ExtraWheel, parse_extra
+from provision.wheel.manifest import WheelManifest, parse_manifest
 
 
 @dataclass(frozen=True, kw_only=True)

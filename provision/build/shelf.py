@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.build.cache import Layout
-from provision.build.manifest import WheelManifest, read_manifest, read_wheel_paths
 from provision.errors import ConfigError
+from provision.wheel.manifest import WheelManifest, read_manifest, read_wheel_paths
 
 COLUMNS = ("wheel", "where", "size", "accelerator", "archs", "cpu", "ops", "torch", "age")
 

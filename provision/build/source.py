@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 from packaging.version import InvalidVersion, Version
 
-from provision.build.manifest import SourceOf, sha256_of
 from provision.build.spec import RELEASES, BuildSpec
 from provision.errors import BuildError, ConfigError
+from provision.wheel.manifest import SourceOf, sha256_of
 
 # Left behind when a source tree is hashed and copied: version control, and what builds leave.
 _IGNORED_NAMES = frozenset(

@@ -10,9 +10,10 @@ from types import MappingProxyType
 from packaging.version import InvalidVersion, Version
 
 from provision import compat
-from provision.build import isa, ops, toolkit
+from provision.build import toolkit
 from provision.build.arch import parse_archs
 from provision.errors import ConfigError
+from provision.wheel import isa, ops
 
 #: DeepSpeed releases this version builds: release → sha256 of its source archive. The archive
 #: comes through pip, from wherever the user's pip configuration says; the hash says what it is.

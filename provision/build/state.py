@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from provision.build import isa
 from provision.build.cache import Layout, key_of, read_kept_wheel, read_nearest
 from provision.build.environment import LOCK, Environment, environment_path, read_environment
 from provision.build.interpreter import Python
-from provision.build.manifest import WheelManifest, read_manifest, sha256_of
 from provision.build.source import Source, read_source
 from provision.build.spec import BuildSpec
 from provision.build.toolchain import Toolchain
 from provision.build.toolkit import NVCC_DROPPED, Toolkit
 from provision.errors import ConfigError
+from provision.wheel import isa
+from provision.wheel.manifest import WheelManifest, read_manifest, sha256_of
 
 #: Compiler and linker flags beside DeepSpeed's own. Debug data is 97 % of an op's size; the
 #: prefix map keeps this machine's paths out of the binary, so that two builds agree to the byte.

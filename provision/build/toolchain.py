@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from invoke.context import Context
 from packaging.version import InvalidVersion, Version
 
-from provision.build import isa
 from provision.build.cache import Layout
 from provision.build.environment import (
     LOCK,
@@ -20,9 +19,10 @@ from provision.build.environment import (
     read_environment,
 )
 from provision.build.interpreter import PYTHON_FACTS, Python, parse_python
-from provision.build.manifest import sha256_of
 from provision.build.spec import BuildSpec
 from provision.build.toolkit import Toolkit, choose_toolkit, missing, read_toolkits, read_view
+from provision.wheel import isa
+from provision.wheel.manifest import sha256_of
 
 GIB = 2**30
 #: What one compiler process takes at worst, in bytes: a file that includes all of torch's headers

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from provision.build.manifest import sha256_of
 from provision.compat import NVCC_ARCHS, NVCC_GCC, toolkit_fits
+from provision.wheel.manifest import sha256_of
 
 CHOICES = ("auto", "system", "pypi")
 #: One lock for each CUDA version whose nvcc can be had as packages.

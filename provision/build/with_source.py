@@ -8,13 +8,13 @@ from pathlib import Path
 
 from provision.build.bundle import Bundle, read_folder
 from provision.build.cache import key_of
-from provision.build.extra import ExtraWheel
-from provision.build.manifest import sha256_of
 from provision.build.plan import BuildPlan
 from provision.build.state import EPOCH
 from provision.build.toolchain import HERE
 from provision.errors import ConfigError
 from provision.steps import Phase, Plan, Run, Step
+from provision.wheel.extra import ExtraWheel
+from provision.wheel.manifest import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)

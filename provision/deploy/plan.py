@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from provision.build.extra import ExtraWheel
-from provision.build.manifest import WheelManifest
 from provision.deploy.spec import EnvSpec
 from provision.hosts.facts import HostFacts
 from provision.script import script_argv
 from provision.steps import Phase, Plan, Put, Run, Step
+from provision.wheel.extra import ExtraWheel
+from provision.wheel.manifest import WheelManifest
 
 
 def plan_deploy(spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Plan:

@@ -12,9 +12,9 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from provision.build.extra import ExtraWheel, read_extras
-from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
+from provision.wheel.extra import ExtraWheel, read_extras
+from provision.wheel.manifest import WheelManifest
 
 _PINNED = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", re.MULTILINE)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 
-from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
 from provision.findings import Finding, Level, Report
 from provision.hosts.facts import HostFacts
 from provision.hosts.lock import HERE, HOSTS, LOCKED, WHEEL, Lock, equal
+from provision.wheel.manifest import WheelManifest
 
 _AGAIN = "after a change that is wanted, write it again: invoke lock"
 

@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 
 from provision.errors import ProvisionError
 from provision.fleet import Fleet
-from provision.remote import Remote, Say
+from provision.session import Remote, Say
 
 
 @dataclass(frozen=True, kw_only=True)

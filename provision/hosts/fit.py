@@ -7,12 +7,12 @@ from pathlib import PurePosixPath
 
 from packaging.version import Version
 
-from provision.build.manifest import WheelManifest
 from provision.compat import arch_covers, cpu_runs
 from provision.errors import ConfigError
 from provision.findings import Finding, Report
 from provision.hosts.facts import HostFacts, Python, parse_version
 from provision.hosts.targets import Target, Targets, misfit
+from provision.wheel.manifest import WheelManifest
 
 #: What builds: the oldest Python of locks/controller.lock and locks/build.lock.
 MIN_PYTHON = Version("3.11")

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from provision.build.manifest import WheelManifest
 from provision.errors import ConfigError
 from provision.hosts.facts import HostFacts
 from provision.hosts.traits import TRAITS
+from provision.wheel.manifest import WheelManifest
 
 SCHEMA = 1
 LOCKED = {trait.name: trait for trait in TRAITS if trait.locked}

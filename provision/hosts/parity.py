@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 from packaging.version import Version
 
-from provision.build.manifest import WheelManifest
 from provision.compat import arch_covers, cpu_runs, driver_minimum, driver_of_toolkit
 from provision.findings import Finding, Level, Report
 from provision.hosts.among import Slots, compare_among
 from provision.hosts.facts import HostFacts, parse_version
 from provision.hosts.machines import compare_machines
+from provision.wheel.manifest import WheelManifest
 
 #: Below it, processes of a distributed run may hang: accelerate warns of it, too.
 #: check_os_kernel, https://github.com/huggingface/accelerate/blob/main/src/accelerate/utils/other.py

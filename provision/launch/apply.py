@@ -21,8 +21,8 @@ from provision.launch.collect import apply_collect
 from provision.launch.failure import RunOutcome, parse_outcome
 from provision.launch.plan import LaunchPlan
 from provision.launch.progress import SILENCE, Turn, Watch, advance, begin_watch, stop_all
-from provision.remote import Remote, Say
 from provision.script import script_argv
+from provision.session import Remote, Say
 
 #: How often in a row a host is connected to anew before it counts as lost, and the pause before.
 _RECONNECTS = 3

@@ -12,7 +12,7 @@ from typing import Any
 from provision.errors import HostError, ProvisionError
 from provision.fleet import Fleet
 from provision.launch.plan import LaunchPlan
-from provision.remote import Remote, Say
+from provision.session import Remote, Say
 
 #: What of a run folder is worth having at hand, beside the output.
 _RECORDS = ("exit.json", "plan.json", "node.log", "supervisor.log", "metrics.jsonl")

@@ -10,8 +10,6 @@ from typing import Any
 
 from provision.errors import ConfigError
 from provision.hosts.facts import HostFacts
-from provision.hosts.nics import Way
-from provision.hosts.ready import Wanted
 from provision.inventory import Inventory
 from provision.launch.plan import RUNS, CodeFile
 from provision.launch.spec import (
@@ -23,6 +21,8 @@ from provision.launch.spec import (
     read_recipe,
     zero_config_name,
 )
+from provision.preflight.nics import Way
+from provision.preflight.ready import Wanted
 from provision.settings import Settings
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from provision.errors import ConfigError
 from provision.findings import Finding, Level, Report
 from provision.hosts.facts import HostFacts
-from provision.hosts.ready import Ready, Wanted
 from provision.memory.advise import (
     GB,
     TIGHT,
@@ -27,6 +26,7 @@ from provision.memory.asked import on_hosts, read_zero_config, room_of
 from provision.memory.estimate import FRAGMENTATION, PROCESS
 from provision.memory.model import parse_model
 from provision.memory.spec import MemorySpec, spec_from_flags
+from provision.preflight.ready import Ready, Wanted
 
 SUBJECT = "memory plan"
 #: torch's own words for the GPU; the supervisor's for a process that the kernel ended.

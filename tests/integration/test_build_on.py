@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from provision.build.manifest import read_wheel, sha256_of
 from provision.build.source import apply_unpack
 from provision.demo.fleet import apply_start_fleet, apply_stop_fleet
+from provision.wheel.manifest import read_wheel, sha256_of
 
 if TYPE_CHECKING:
     from provision.demo.fleet import Fleet

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from provision.build.extra import ExtraWheel
-from provision.build.manifest import Distribution, SourceOf, WheelManifest
 from provision.hosts.facts import HostFacts, parse_facts
+from provision.wheel.extra import ExtraWheel
+from provision.wheel.manifest import Distribution, SourceOf, WheelManifest
 
 FACTS = Path(__file__).parents[1] / "facts"
 

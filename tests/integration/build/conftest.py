@@ -18,12 +18,12 @@ from provision.build.audit import Audit, apply_audit
 from provision.build.cache import cache_dir
 from provision.build.commands import site_packages
 from provision.build.compare import compare_toolchain
-from provision.build.manifest import WheelManifest, read_wheel
 from provision.build.plan import BuildPlan, plan_build
 from provision.build.source import apply_unpack
 from provision.build.spec import BuildSpec, parse_build_spec
 from provision.build.state import read_state
 from provision.build.toolchain import read_toolchain
+from provision.wheel.manifest import WheelManifest, read_wheel
 
 Planned = Callable[[BuildSpec, Path], BuildPlan]
 Audited = Callable[[BuildPlan, Path, Path], Audit]

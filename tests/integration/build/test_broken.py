@@ -17,10 +17,10 @@ import pytest
 
 from provision.build.apply import apply_build
 from provision.build.cache import Layout
-from provision.build.manifest import read_wheel
 from provision.build.plan import BuildPlan
 from provision.build.spec import BuildSpec, parse_build_spec
 from provision.errors import BuildError, ConfigError
+from provision.wheel.manifest import read_wheel
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from provision.build.apply import apply_build
-from provision.build.manifest import WheelManifest, read_wheel
-from provision.build.ops import OPS
 from provision.build.plan import BuildPlan
 from provision.build.spec import parse_build_spec
 from provision.errors import BuildError
+from provision.wheel.manifest import WheelManifest, read_wheel
+from provision.wheel.ops import OPS
 
 pytestmark = pytest.mark.timeout(1800)  # torch's download, and minutes of compiling
 
@@ -117,7 +117,7 @@ def test_op_above_the_cpu_level_is_refused(
         pytest.fail("install binutils: the audit is to be tested with objdump")
     # shm_comm has AVX-512 code, which it guards at run time: without that leave it is refused.
     strict = {name: replace(op, guarded=()) for name, op in OPS.items()}
-    monkeypatch.setattr("provision.build.inspect.OPS", strict)
+    monkeypatch.setattr("provision.wheel.inspect.OPS", strict)
     with pytest.raises(BuildError, match=r"op shm_comm: v\w+ .*zmm.* in reduce_"):
         audited(plan, plan.spec.out / wheel.wheel, tmp_path)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import provision.build.proof
-from provision.build import isa
 from provision.build.apply import apply_build
 from provision.build.audit import ADAM_TOLERANCE, Audit, parse_proof
-from provision.build.manifest import WheelManifest
 from provision.build.plan import BuildPlan
 from provision.build.spec import parse_build_spec
 from provision.errors import BuildError
+from provision.wheel import isa
+from provision.wheel.manifest import WheelManifest
 
 QEMU = shutil.which("qemu-x86_64")
 PROOF = provision.build.proof.__file__

@@ -11,14 +11,14 @@ import pytest
 
 from provision.build.apply import apply_build
 from provision.build.audit import compare_module
-from provision.build.consistency import compare_inspection
-from provision.build.inspect import read_inspection, read_module
-from provision.build.manifest import WheelManifest
-from provision.build.ops import OPS, find_ops
 from provision.build.plan import BuildPlan
 from provision.build.spec import parse_build_spec
 from provision.errors import BuildError
 from provision.findings import Level
+from provision.wheel.consistency import compare_inspection
+from provision.wheel.inspect import read_inspection, read_module
+from provision.wheel.manifest import WheelManifest
+from provision.wheel.ops import OPS, find_ops
 
 pytestmark = pytest.mark.timeout(1800)
 

@@ -10,14 +10,14 @@ from packaging.version import Version
 from provision.build.cache import Layout
 from provision.build.environment import Environment
 from provision.build.interpreter import Python
-from provision.build.isa import LEVELS
-from provision.build.manifest import Distribution
 from provision.build.source import Source
 from provision.build.spec import BuildSpec, parse_build_spec
 from provision.build.state import BuildState
 from provision.build.toolchain import GIB, CudaFacts, Toolchain
 from provision.build.toolkit import Toolkit
 from provision.compat import NVCC_ARCHS
+from provision.wheel.isa import LEVELS
+from provision.wheel.manifest import Distribution
 
 
 @pytest.fixture

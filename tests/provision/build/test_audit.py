@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from provision.build import isa
 from provision.build.audit import (
     NO_DRIVER,
     Audit,
@@ -15,12 +14,13 @@ from provision.build.audit import (
     describe,
     parse_proof,
 )
-from provision.build.binary import Floors
-from provision.build.contents import Contents
-from provision.build.cubin import DeviceCode, wanted_code
-from provision.build.inspect import Inspection, Module
-from provision.build.isa import Foreign, Instructions
 from provision.errors import BuildError
+from provision.wheel import isa
+from provision.wheel.binary import Floors
+from provision.wheel.contents import Contents
+from provision.wheel.cubin import DeviceCode, wanted_code
+from provision.wheel.inspect import Inspection, Module
+from provision.wheel.isa import Foreign, Instructions
 
 WHEEL = "deepspeed-0.19.8+torch2.13.cpu.x86v3-cp311-cp311-linux_x86_64.whl"
 ADAM = "deepspeed/ops/adam/cpu_adam_op"

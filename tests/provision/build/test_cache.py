@@ -17,8 +17,8 @@ from provision.build.cache import (
     read_kept_wheel,
     read_nearest,
 )
-from provision.build.manifest import apply_manifest, sha256_of
 from provision.errors import ConfigError
+from provision.wheel.manifest import apply_manifest, sha256_of
 
 
 def test_cache_dir() -> None:

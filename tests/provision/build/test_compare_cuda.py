@@ -7,10 +7,10 @@ import pytest
 from packaging.version import Version
 
 from provision.build.compare import compare_toolchain, without_missing
-from provision.build.ops import ops_of
 from provision.build.spec import parse_build_spec
 from provision.build.toolchain import GIB
 from provision.findings import Level
+from provision.wheel.ops import ops_of
 
 
 def lines(spec, toolchain, level=Level.ERROR) -> list[str]:

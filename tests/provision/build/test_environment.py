@@ -16,7 +16,7 @@ from provision.build.environment import (
     render_marker,
     required_by,
 )
-from provision.build.manifest import Distribution
+from provision.wheel.manifest import Distribution
 
 FACTS = Path(__file__).parents[2] / "facts" / "build"
 

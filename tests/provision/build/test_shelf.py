@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from provision.build.cache import Layout
-from provision.build.manifest import apply_manifest, sha256_of
 from provision.build.shelf import COLUMNS, age_text, read_shelf
+from provision.wheel.manifest import apply_manifest, sha256_of
 
 NOW = dt.datetime(2026, 11, 21, 11, 0, tzinfo=dt.UTC)
 

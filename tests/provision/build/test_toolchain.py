@@ -9,7 +9,6 @@ from invoke import MockContext, Result
 from invoke.context import Context
 from packaging.version import Version
 
-from provision.build.isa import LEVELS
 from provision.build.spec import parse_build_spec
 from provision.build.toolchain import (
     GIB,
@@ -19,6 +18,7 @@ from provision.build.toolchain import (
     read_native_level,
     read_toolchain,
 )
+from provision.wheel.isa import LEVELS
 
 MEMINFO = "MemTotal:       24689600 kB\nMemFree:  1 kB\nMemAvailable:   16777216 kB\n"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
-from provision.hosts.nics import Way
 from provision.inventory import parse_inventory
 from provision.launch.plan import CodeFile
 from provision.launch.prepare import (
@@ -17,6 +16,7 @@ from provision.launch.prepare import (
     make_wanted,
     read_run_recipe,
 )
+from provision.preflight.nics import Way
 from provision.settings import make_settings
 
 RUN = {"model": "/m", "data": "/d"}

@@ -11,7 +11,6 @@ import pytest
 from provision.errors import ConfigError
 from provision.findings import Level
 from provision.hosts.facts import Fact, HostFacts
-from provision.hosts.ready import Ready, Wanted
 from provision.memory.advise import Room, advise, flags_of, judge_option, smallest_change
 from provision.memory.asked import make_asked, on_hosts, room_from_flags, room_of
 from provision.memory.judge import RunMemory, after_failure, compare_peaks, plan_run, read_peaks
@@ -19,6 +18,7 @@ from provision.memory.known import KNOWN
 from provision.memory.read import read_model
 from provision.memory.spec import MemorySpec
 from provision.memory.table import headline, part_table, stage_table
+from provision.preflight.ready import Ready, Wanted
 from provision.settings import make_settings
 
 GIB = 1 << 30

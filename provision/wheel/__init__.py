@@ -1,0 +1,1 @@
+"""What a DeepSpeed wheel is, and how one is looked into."""
