@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import resource
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ALL_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -181,7 +181,7 @@ def connected(inventory: Inventory, options: SshOptions) -> Iterator[Fleet]:
         fleet.close()
 
 
-def error_report(answers: dict[str, Any]) -> Report:
+def error_report(answers: Mapping[str, Any]) -> Report:
     """Findings for the hosts of a fan-out that gave an error in place of a value."""
     return Report(
         findings=tuple(

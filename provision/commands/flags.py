@@ -1,0 +1,122 @@
+"""The commands' flags: what each means, which go together, and the task that takes them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from invoke.tasks import task
+
+from provision import show
+from provision.settings import Settings, read_settings
+
+#: A command's body: what it answers through, and its settings.
+Body = Callable[[show.Answer, Settings], None]
+
+#: Flag → what ``--help`` says of it.
+HELP = {
+    "hosts": "hosts file (default hosts.txt; builds: none): [user@]host[:port] [slots=N] lines",
+    "ssh_config": "an OpenSSH client configuration in place of ~/.ssh/config",
+    "accept_new": "accept, and record, keys of hosts that known_hosts does not list yet",
+    "wide": "more columns: clock, kernel, network, toolkit, firewall …",
+    "fact": "one fact alone, as in --fact gpu.driver, hosts grouped by its value",
+    "answer_timeout": "seconds that a host may take to tell what it is (default 60)",
+    "accelerator": "cuda (which --arch implies) or cpu; never guessed from this machine",
+    "ops": "ops to compile, by DeepSpeed's names, or all (default for cuda: "
+    "cpu_adam,fused_adam,utils; cpu: cpu_adam,shm_comm; NVMe offload is async_io, not utils)",
+    "arch": "GPUs to compile for: '8.0;9.0+PTX', or names: A100,H100",
+    "toolkit": "nvcc from: auto (CUDA_HOME where it fits torch, else packages), system, pypi",
+    "cpu": "x86-64-v2, -v3, -v4, native (this machine's level), or auto: the lowest of --hosts, "
+    "else x86-64-v3 (the default)",
+    "torch": "torch release to build against; a wheel fits one release only",
+    "version": "DeepSpeed release to build",
+    "source": "a DeepSpeed source folder or archive in place of a release",
+    "with_source": "source folders of other Python projects, comma-separated: wheels of them, too",
+    "python": "interpreter whose version the hosts run (default: this one)",
+    "on": "[user@]host[:port] to build on, over SSH; the wheel comes here",
+    "jobs": "compilers at once (default: as many as cores and memory allow)",
+    "path": "the .whl file of a DeepSpeed wheel, whoever built it",
+    "wheel": "file name of the wheel, where the folder of wheels holds several",
+    "wheels": "folder of built wheels (default: wheels/ of this checkout)",
+    "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
+    "data": "file or folder of rows on the hosts; several separated by commas",
+    "output": "folder on the hosts for checkpoints and adapter (default: in the run's own folder)",
+    "zero": "ZeRO stage: 1, 2, 3 (default 2), or auto: the fastest that fits the hosts",
+    "offload": "what is kept in host memory: none (default), optimizer, or all (stage 3)",
+    "recipe": "YAML file of trainer flags (default recipes/sft.yaml)",
+    "set": "a trainer flag over the recipe's, as in --set max_steps=50; may be given several times",
+    "master_addr": "address of the first host as the others reach it (default: its SSH address)",
+    "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
+    "runs": "local folder that results are collected to (default runs/)",
+    "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
+    "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
+    "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
+    "allow_drift": "what may differ from the drift lock, as in gpu.driver,kernel",
+    "method": "what trains: full, lora or qlora (default: as the recipe has it)",
+    "objective": "sft (default), orpo (two rows at a time) or pretrain",
+    "gpus": "GPUs of each host, for machines that you do not have yet",
+    "nodes": "how many such hosts (default 1)",
+    "gpu_memory": "GB (10^9 bytes) of each of these GPUs, as in 80",
+    "host_memory": "GB of each of these hosts",
+    "seq": "tokens of a row (default: as the recipe has it)",
+    "batch": "rows that a GPU takes at once",
+    "accum": "micro-batches in a step",
+    "checkpointing": "recompute activations in backward: true or false",
+    "attn": "attention implementation: sdpa, eager, flash_attention_2 or _3",
+    "precision": "bf16, fp16 or fp32",
+    "lora_rank": "rank of the adapter",
+    "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
+    "keep": "leave the demo's hosts up until Ctrl-C",
+    "dry_run": "read everything, print the plan, change nothing",
+    "json": "one JSON object on stdout, everything else on stderr",
+}
+BUILD = (
+    "accelerator",
+    "ops",
+    "arch",
+    "toolkit",
+    "cpu",
+    "torch",
+    "version",
+    "source",
+    "python",
+    "jobs",
+)
+FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
+WHEEL = ("wheel", "wheels")
+TRAIN = ("zero", "offload", "recipe", "set")
+MACHINES = ("gpus", "nodes", "gpu_memory", "host_memory")
+SHAPE = ("method", "objective", "seq", "batch", "accum", "checkpointing", "attn", "precision")
+MEMORY = (*MACHINES, *SHAPE, "lora_rank")
+LOCK = ("locked", "lock_file", "allow_drift")
+RUN = ("model", "data", "output", "master_addr", "master_port")
+_SWITCHES = ("accept_new", "deep", "locked", "wide", "dry_run", "json")
+
+
+def command(*flags: str) -> Callable[[Body], Any]:
+    """A command with these flags and --json; its body gets an Answer and the Settings."""
+
+    def decorate(body: Body) -> Any:
+        def run(c: Any, **given: Any) -> None:
+            json, dry_run = given.pop("json"), given.pop("dry_run", False)
+            with show.answer(json=json, dry_run=dry_run) as out:
+                body(out, read_settings(c.config.zerofleet, **given))
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        defaults = dict.fromkeys(_SWITCHES, False)
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter("c", kind)]
+            + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
+        )
+        run.__doc__, name = body.__doc__, body.__name__.replace("_", "-")
+        lists = [flag for flag in flags if flag == "set"]
+        helps = helps_of(*flags, "json")
+        return task(run, name=name, help=helps, iterable=lists, auto_shortflags=False)
+
+    return decorate
+
+
+def helps_of(*flags: str) -> dict[str, str]:
+    """What ``--help`` says of these flags."""
+    return {flag: HELP[flag] for flag in flags}

@@ -1,0 +1,48 @@
+"""The hosts of a command: connected, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from provision.deploy.spec import read_env_spec
+from provision.fleet import Fleet, connected, error_report
+from provision.hosts.facts import HostFacts, gather_facts
+from provision.inventory import Inventory, read_inventory
+from provision.remote import SshOptions
+from provision.settings import CHECKOUT, Settings
+from provision.show import Answer
+from provision.wheel.manifest import WheelManifest, read_wheel, read_wheels
+
+
+def connected_fleet(
+    s: Settings, inventory: Inventory | None = None
+) -> AbstractContextManager[Fleet]:
+    """The hosts of the hosts file, or of another inventory, to be connected to."""
+    options = SshOptions(
+        config=s.ssh_config,
+        accept_new=s.accept_new,
+        connect_timeout=s.connect_timeout,
+        workers=s.workers,
+        answer_timeout=s.answer_timeout,
+    )
+    return connected(inventory or read_inventory(s.hosts), options)
+
+
+def gather_all(out: Answer, fleet: Fleet, peers: Sequence[str] = ()) -> Mapping[str, HostFacts]:
+    """Facts of every host; the command ends here if one can't be reached."""
+    gathered = gather_facts(fleet, peers, say=out.say)
+    out.require(error_report(gathered.errors))
+    return gathered.facts
+
+
+def peers_of(fleet: Fleet) -> list[str]:
+    """The addresses that every host looks up its way to: all of theirs."""
+    return [fleet.address(host) for host in fleet.inventory.labels]
+
+
+def read_wheel_and_lock(out: Answer, s: Settings) -> tuple[WheelManifest | None, str | None]:
+    """The wheel that hosts are held against, and its environment's name; None twice if none."""
+    manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
+    out.say(f"wheel: {manifest or f'none in {s.wheels}: hosts against each other only'}")
+    return manifest, read_env_spec(CHECKOUT, s.wheels, manifest).name if manifest else None
