@@ -22,8 +22,8 @@ import time
 from datetime import timedelta
 from typing import Any
 
-ALIVE_SECONDS = 5.0
-SPEAKING = threading.Lock()
+from provision.onhost.converse import live, reply, say
+
 #: A collective that takes longer is a hang: the network test found all ports open before.
 TIMEOUT = timedelta(seconds=90)
 #: Bytes of the first all-reduce; of the largest; and of one message between two hosts.
@@ -32,28 +32,6 @@ UNIT_CPU, UNIT_GPU = 1 << 20, 32 << 20
 #: Seconds that one measurement is made to take.
 ALLREDUCE_SECONDS, PAIR_SECONDS = 1.5, 0.4
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-def say(line: str) -> None:
-    """One whole line to the controller; if it is gone, so are we."""
-    with SPEAKING:
-        try:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-        except OSError:
-            os._exit(1)
-
-
-def answer(found: dict[str, Any]) -> None:
-    """The one answer."""
-    say("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(found))
-
-
-def live() -> None:
-    """Show that this host is still there."""
-    while True:
-        time.sleep(ALIVE_SECONDS)
-        say("ZEROFLEET-ALIVE")
 
 
 def fork_ranks(count: int) -> tuple[int, list[int]]:
@@ -84,7 +62,7 @@ def end_with_children(children: list[int]) -> None:
         child, status = os.wait()
         if status:
             local = children.index(child) + 1
-            answer({"error": "local rank %d ended (wait status %d)" % (local, status)})
+            reply({"error": "local rank %d ended (wait status %d)" % (local, status)})
             os._exit(1)
 
 
@@ -198,7 +176,7 @@ class Ranks:
         planned = rounds(len(leaders))
         for number, pairs in enumerate(planned, start=1):
             if self.rank == 0:
-                say("ZEROFLEET-SAY pairs of hosts, round %d of %d" % (number, len(planned)))
+                say("pairs of hosts, round %d of %d" % (number, len(planned)))
             self.dist.barrier()
             other = next((a if b == me else b for a, b in pairs if me in (a, b)), None)
             if other is None or self.rank != leaders[me]:
@@ -235,6 +213,6 @@ if __name__ == "__main__":
         threading.Thread(target=end_with_children, args=(forked,), daemon=True).start()
     result = measure(given, own)
     if own == 0:
-        answer(result)
+        reply(result)
     # Not through torch's own exit, which waits for peers that may have gone already.
     os._exit(1 if "error" in result else 0)

@@ -38,8 +38,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Callable
 
-LIFETIME, ALIVE_SECONDS = 600.0, 5.0
-SPEAKING = threading.Lock()
+from provision.onhost.converse import live, reply
+
+LIFETIME = 600.0
 #: Three SYNs fit in it: Linux sends them at 0, 1 and 3 s (RFC 6298), so one lost packet, or two, is
 #: not taken for a firewall. And what failed is tried once more.
 DIAL_SECONDS = 3.5
@@ -66,28 +67,6 @@ Answer = Any  # a JSON value
 
 class Refused(Exception):
     """The other end is not ours, or ended early."""
-
-
-def tell(line: str) -> None:
-    """One whole line to the controller; if it is gone, so are we."""
-    with SPEAKING:
-        try:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-        except OSError:
-            os._exit(1)
-
-
-def say(answer: dict[str, object]) -> None:
-    """One answer to the controller."""
-    tell("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer))
-
-
-def live() -> None:
-    """Show every few seconds that this host is still there."""
-    while True:
-        time.sleep(ALIVE_SECONDS)
-        tell("ZEROFLEET-ALIVE")
 
 
 def reason(error: BaseException) -> str:
@@ -480,9 +459,9 @@ def converse(listener: Listener) -> None:
             listener.token = bytes.fromhex(order["token"])
             listener.knows.set()
             dialler, peers = Dialler(listener.token), order["peers"]
-            say(dial_all(dialler, order))
+            reply(dial_all(dialler, order))
         else:
-            say(attempt(partial(dialler.burst, peers[order["peer"]])))
+            reply(attempt(partial(dialler.burst, peers[order["peer"]])))
 
 
 def start(master_port: int, count: int) -> None:
@@ -506,7 +485,7 @@ def start(master_port: int, count: int) -> None:
             hello["master_error"] = found
     listener = Listener(servers)
     threading.Thread(target=listener.serve, daemon=True).start()
-    say(hello)
+    reply(hello)
     converse(listener)
 
 

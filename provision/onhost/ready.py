@@ -32,11 +32,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
-SPEAKING = threading.Lock()
+from provision.onhost.converse import live, reply, say
+
 SEEN = "~/.zerofleet/seen"
 #: Below it, hashing takes less time than looking whether it was hashed.
 LARGE = 64 << 20
-ROWS_SECONDS, PROVE_SECONDS, ALIVE_SECONDS = 3600, 120, 5.0
+ROWS_SECONDS, PROVE_SECONDS = 3600, 120
 #: What transformers loads of a model folder; a README may differ.
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
 DATA_FILES = (".jsonl", ".json")
@@ -47,28 +48,6 @@ ASK_PROVE = """
 import json, sys
 print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(prove(json.loads(sys.argv[1]))))
 """
-
-
-def tell(line: str) -> None:
-    """One whole line to the controller; if it is gone, so are we."""
-    with SPEAKING:
-        try:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
-        except OSError:
-            os._exit(1)
-
-
-def say(text: str) -> None:
-    """A line of progress."""
-    tell("ZEROFLEET-SAY " + text)
-
-
-def live() -> None:
-    """Show every few seconds that this host is still there."""
-    while True:
-        time.sleep(ALIVE_SECONDS)
-        tell("ZEROFLEET-ALIVE")
 
 
 def reason(error: OSError) -> str:
@@ -407,4 +386,4 @@ def answers(wanted: dict[str, object]) -> dict[str, object]:
 
 if __name__ == "__main__":
     threading.Thread(target=live, daemon=True).start()
-    tell("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answers(json.loads(sys.stdin.readline()))))
+    reply(answers(json.loads(sys.stdin.readline())))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import provision.onhost
+from provision.script import script_argv
 
 PATH = Path(provision.onhost.__file__).parent / "allreduce.py"
 
@@ -59,7 +60,10 @@ def test_every_rank_ends_with_the_conversation(tmp_path):
     pids.mkdir()
     environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PIDS": str(pids)}
     process = subprocess.Popen(
-        [sys.executable, str(PATH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
+        script_argv("allreduce", (), sys.executable),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environ,
     )
     order = {"first_rank": 0, "nproc": 3, "backend": "gloo", "environ": {}}
     process.stdin.write(json.dumps(order).encode() + b"\n")
@@ -79,7 +83,7 @@ def test_what_fails_is_one_answer_with_the_reason(tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('no such backend')")
     order = {"first_rank": 0, "nproc": 1, "backend": "gloo", "environ": {}}
     with subprocess.Popen(
-        [sys.executable, str(PATH)],
+        script_argv("allreduce", (), sys.executable),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

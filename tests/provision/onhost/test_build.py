@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,5 +110,8 @@ def test_when_the_connection_ends_the_build_and_its_compilers_end(
     assert alive(child)
     process.stdin.close()
     assert process.wait(30) == 0
+    until = time.monotonic() + 10
+    while alive(child) and time.monotonic() < until:  # a signal that was sent takes its time
+        time.sleep(0.01)
     assert not alive(child)
     assert (tmp_path / "tidied").exists() is (program == LONG)  # it was not simply killed

@@ -9,17 +9,21 @@ import socket
 import subprocess
 import sys
 from contextlib import closing, suppress
-from pathlib import Path
 
 import pytest
 
-import provision.onhost
 from provision.errors import HostError
 from provision.preflight import mesh
 from provision.preflight.mesh import MeshWanted, gather_mesh, plan_again, plan_rounds
+from provision.script import script_argv
 from provision.talk import Talk
 
-SCRIPT = Path(provision.onhost.__file__).parent / "mesh.py"
+
+def sent(*args):
+    """What runs mesh.py on a host, as it is sent there."""
+    return script_argv("mesh", args, sys.executable)
+
+
 ADDRESSES = {"node1": "127.0.0.11", "node2": "127.0.0.12", "node3": "127.0.0.13"}
 
 
@@ -79,10 +83,8 @@ class Local:
         return answers
 
     def talk(self, script, args):
-        argv = (
-            ["sh", "-c", "echo no >&2"] if self.label in self.broken else [sys.executable, SCRIPT]
-        )
-        self.started[self.label] = Pipes([*argv, *args])
+        broken = ["sh", "-c", "echo no >&2"]
+        self.started[self.label] = Pipes(broken if self.label in self.broken else sent(*args))
         return Talk(label=self.label, channel=self.started[self.label])
 
 
@@ -140,7 +142,7 @@ def test_a_host_that_gives_no_answer_is_an_error_and_the_others_go_on(wanted, mo
 
 
 def test_who_does_not_know_the_token_gets_no_answer(port):
-    agent = Pipes([sys.executable, SCRIPT, str(port), "1"])
+    agent = Pipes(sent(str(port), "1"))
     with closing(agent):
         talk = Talk(label="node1", channel=agent)
         talk.receive(10)
@@ -157,7 +159,7 @@ def test_something_else_on_the_port_is_not_taken_for_ours(port):
     """A server that answers, but does not know the token, as behind a wrong address."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other_port = other.getsockname()[1]
-        agent = Pipes([sys.executable, SCRIPT, "0", "1"])
+        agent = Pipes(sent("0", "1"))
         with closing(agent):
             talk = Talk(label="node1", channel=agent)
             talk.receive(10)
@@ -172,14 +174,14 @@ def test_something_else_on_the_port_is_not_taken_for_ours(port):
 
 
 def test_an_agent_ends_with_its_controller():
-    agent = Pipes([sys.executable, SCRIPT, "0", "1"])
+    agent = Pipes(sent("0", "1"))
     Talk(label="node1", channel=agent).receive(10)
     agent.close()
     assert agent.process.returncode == 0
 
 
 def test_a_talk_that_ended_says_so():
-    agent = Pipes([sys.executable, SCRIPT, "0", "1"])
+    agent = Pipes(sent("0", "1"))
     with closing(agent):
         talk = Talk(label="node1", channel=agent)
         talk.receive(10)
