@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -200,6 +201,13 @@ def test_length(path: Path) -> None:
     assert lines <= (MAX_ONHOST if path in ONHOST else MAX_FILE)
     long = {f.name: body(f) for f in functions(path) if body(f) > MAX_FUNCTION}
     assert not long
+
+
+def test_no_test_is_left_out(pytestconfig: pytest.Config) -> None:
+    """pytest goes past folders of some names (``build``) without a word."""
+    left_out = pytestconfig.getini("norecursedirs")
+    folders = {part for p in sources("tests") for part in p.relative_to(ROOT).parts[:-1]}
+    assert not [f for f in folders for pattern in left_out if fnmatch(f, pattern)]
 
 
 def test_tasks_are_thin() -> None:
