@@ -261,14 +261,14 @@ def ask(argv: list[str], text: str, seconds: float) -> dict[str, object]:
 
 
 def libraries(python: str) -> list[list[object]]:
-    """The compiled files of an environment that ops load with: a change of one shows here."""
+    """The files of an environment that decide whether ops load: a change of one shows here."""
     root = os.path.dirname(os.path.dirname(python))
-    names = glob.glob(os.path.join(root, "lib", "python*", "site-packages", "torch", "lib", "*"))
-    pattern = os.path.join(root, "lib", "python*", "site-packages", "deepspeed", "**", "*.so")
+    packages = os.path.join(root, "lib", "python*", "site-packages")
     found: list[list[object]] = []
-    for name in sorted(names + glob.glob(pattern, recursive=True)):
-        stat = os.stat(name)
-        found.append([os.path.relpath(name, root), stat.st_size, stat.st_mtime_ns])
+    for pattern in ("torch/version.py", "torch/lib/*", "deepspeed/*.py", "deepspeed/**/*.so"):
+        for name in sorted(glob.glob(os.path.join(packages, pattern), recursive=True)):
+            stat = os.stat(name)
+            found.append([os.path.relpath(name, root), stat.st_size, stat.st_mtime_ns])
     return found
 
 

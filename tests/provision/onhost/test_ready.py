@@ -154,6 +154,9 @@ def test_ops_are_loaded_once_for_what_is_installed(ready, environment, tmp_path)
     library.write_bytes(b"22")
     assert ready.prove(PROVE, str(python), {"ops": []}) == {"loads": True}
     assert asked.read_text() == "xx"
+    (library.parents[1] / "version.py").write_text("__version__ = '2.99.1'")
+    assert ready.prove(PROVE, str(python), {"ops": []}) == {"loads": True}
+    assert asked.read_text() == "xxx"
 
 
 def test_ops_that_do_not_load_say_why_every_time(ready, environment):
