@@ -95,7 +95,8 @@ def nvlinks(facts: HostFacts) -> Fact:
 def _interfaces(facts: HostFacts) -> tuple[dict[str, Any], ...]:
     """The ways to the peers that were asked for; to itself only where there is no other."""
     routes = [dict(r) for r in (facts["routes"].value or {}).values() if "error" not in r]
-    others = [route for route in routes if route.get("interface") != "lo"]
+    # A host reaches its own address over the loopback device, whatever the interface's name.
+    others = [route for route in routes if route.get("address") != route.get("source")]
     return tuple(others or routes)
 
 

@@ -22,6 +22,9 @@ REST = {
 }  # fmt: skip
 
 
+ROUTE = {"address": "10.0.0.2", "source": "10.0.0.1", "interface": "eth0", "mtu": 1500}
+
+
 @pytest.fixture
 def fleet(make_facts):
     """``fleet(5, node3={"kernel": "6.1.1"}, gpu_driver=…)``: equal hosts but for those named."""
@@ -117,7 +120,7 @@ def holding(**changes):
         ({"gpu.nvlink": {"0": ["26 GB/s", "<inactive>"]}}, [("gpu.nvlink", "warn")]),
         ({"infiniband": {"absent": True}}, [("infiniband", "warn")]),
         ({"interfaces": [{"name": "eth0", "speed": 1000}]}, [("network.speed", "warn")]),
-        ({"routes": {"a": {"interface": "eth0", "mtu": 9000}}}, [("mtu", "warn")]),
+        ({"routes": {"a": {**ROUTE, "mtu": 9000}}}, [("mtu", "warn")]),
         (NOT_DEPLOYED, [("environment.lock", "error")]),
         (deployed(wheel_sha256="b"), [("environment.wheel", "error")]),
         (deployed(python="3.11.9"), [("environment.python", "note")]),
@@ -133,7 +136,7 @@ def test_each_difference_is_as_bad_as_it_is(fleet, change, expected):
         gpu_driver="580.65.06",
         gpus=[H100] * 2,
         infiniband=[{"state": "ACTIVE", "rate": "400 Gb/sec (4X NDR)", "link": "InfiniBand"}],
-        routes={"a": {"interface": "eth0", "mtu": 1500}, "b": {"interface": "lo", "mtu": 65536}},
+        routes={"a": ROUTE, "b": {**ROUTE, "address": "10.0.0.1", "mtu": 65536}},
         **{"gpu.nvlink": {"0": ["26 GB/s", "26 GB/s"]}},
         **ENV,
     )

@@ -94,15 +94,16 @@ def test_mtu_and_speed_are_those_of_the_way_to_the_peers(make_facts):
         {"name": "ib0", "speed": 400_000},
         {"name": "docker0", "speed": None},
     ]
+    itself = {"address": "10.0.0.1", "source": "10.0.0.1", "interface": "ib0", "mtu": 65536}
     routes = {
-        "10.0.0.1": {"interface": "lo", "mtu": 65536},  # itself
-        "10.0.0.2": {"interface": "ib0", "mtu": 4092},
+        "10.0.0.1": itself,
+        "10.0.0.2": {**itself, "address": "10.0.0.2", "mtu": 4092},
         "gone": {"error": "Name or service not known"},
     }
     facts = make_facts(interfaces=interfaces, routes=routes)
     assert trait_of("mtu", facts).value == "4092"
     assert trait_of("network.speed", facts).value == "400000 Mbit/s"
-    alone = make_facts(interfaces=interfaces, routes={"a": {"interface": "lo", "mtu": 65536}})
+    alone = make_facts(interfaces=interfaces, routes={"10.0.0.1": itself})
     assert trait_of("mtu", alone).value == "65536"
 
 
