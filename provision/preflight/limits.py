@@ -11,6 +11,7 @@ from provision.findings import Finding, Level
 from provision.hosts.facts import HostFacts
 from provision.preflight.judge import Judge, size
 from provision.preflight.ready import Wanted
+from provision.preflight.speed import speed_findings
 from provision.preflight.storage import optimizer_bytes
 
 _SHM = "/dev/shm"  # noqa: S108 - it is what is judged
@@ -29,7 +30,7 @@ _MEMLOCK = 1 << 30
 #: (keep_alive_interval 5 x keep_alive_max_attempt 3): torch/distributed/elastic/rendezvous/
 #: dynamic_rendezvous.py. Our runs name every rank instead, so less only mixes up the logs.
 _CLOCK_WARN, _CLOCK_ERROR = 2.0, 15.0
-#: All ranks wait for the slowest.
+#: Fewer cores a rank than others by this factor: all ranks wait for the slowest.
 _SLOW_WARN, _SLOW_ERROR = 2.0, 4.0
 
 
@@ -156,7 +157,7 @@ def judge_among(
     wanted: Wanted, facts: Mapping[str, HostFacts], answers: Mapping[str, Mapping[str, Any]]
 ) -> list[Finding]:
     """What only shows beside the other hosts: clocks, and CPUs."""
-    return [*_clocks(wanted, facts), *_speeds(answers), *_cores(wanted, facts)]
+    return [*_clocks(wanted, facts), *speed_findings(answers), *_cores(wanted, facts)]
 
 
 def _clocks(wanted: Wanted, facts: Mapping[str, HostFacts]) -> list[Finding]:
@@ -175,24 +176,6 @@ def _clocks(wanted: Wanted, facts: Mapping[str, HostFacts]) -> list[Finding]:
         remedy = "start time synchronisation: timedatectl set-ntp true, there"
         text = expected if level is Level.OK else found
         findings.append(Judge(host=host)("clock", level, text, expected, remedy))
-    return findings
-
-
-def _speeds(answers: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    times = {h: float(a["cpu_seconds"]) for h, a in answers.items() if a.get("cpu_seconds")}
-    if len(times) < 2:
-        return []
-    usual = sorted(times.values())[(len(times) - 1) // 2]
-    findings = []
-    for host, seconds in times.items():
-        ratio = seconds / usual
-        level = Level.ERROR if ratio >= _SLOW_ERROR else Level.OK
-        level = Level.WARN if _SLOW_WARN <= ratio < _SLOW_ERROR else level
-        remedy = "throttled, or busy? top, and cpupower frequency-info, there"
-        found = f"{ratio:.1f} times as long as others for the same work"
-        expected = f"less than {_SLOW_WARN:.0f} times: all wait for the slowest"
-        text = expected if level is Level.OK else found
-        findings.append(Judge(host=host)("cpu speed", level, text, expected, remedy))
     return findings
 
 

@@ -59,7 +59,9 @@ def built(cache: Path, zf_run: ZfRun, tmp_path_factory: pytest.TempPathFactory) 
 def project(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of the user's own in place of a locked package, which DeepSpeed imports."""
     folder = tmp_path_factory.mktemp("sources") / "my-hjson"
-    (original,) = built.glob("environments/cp*-torch2.13.0-*/lib/python*/site-packages/hjson")
+    # Other tests' environments may lie beside it; the locked package is the same in each.
+    found = sorted(built.glob("environments/cp*-torch2.13.0-*/lib/python*/site-packages/hjson"))
+    original = found[0]
     shutil.copytree(original, folder / "hjson", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "pyproject.toml").write_text(PYPROJECT)
     return folder

@@ -139,14 +139,6 @@ def test_a_controller_whose_own_clock_is_off_accuses_nobody(among):
     assert among(**{"clock.offset": {"seconds": 300.0, "bound": 0.1}}) == []
 
 
-def test_a_slow_cpu_is_told_with_its_ratio(among):
-    slow = {**dict.fromkeys(NODES, ANSWER), "node4": {**ANSWER, "cpu_seconds": 0.003}}
-    (line,) = among(slow)
-    assert line.startswith("warn: node4: cpu speed: found 3.0 times as long as others")
-    slow["node4"] = {**ANSWER, "cpu_seconds": 0.005}
-    assert among(slow)[0].startswith("error: node4")
-
-
 def test_a_cpu_quota_is_held_against_the_others(among):
     (line,) = among(host="node2", cpu_cores=8, cpu_quota=0.5)
     assert line.startswith("error: node2: cpu cores: found 0.5 a rank")
