@@ -69,6 +69,13 @@ DEFAULTS: dict[str, Any] = {
     "master_port": 29500,
     "locked": False,
     "deep": False,
+    "run": None,
+    "follow": False,
+    "rank": None,
+    "host": None,
+    "tail": None,
+    "detach": False,
+    "checkpoints": False,
     "lock_file": None,
     "allow_drift": None,
 }
@@ -132,6 +139,13 @@ class Settings:
     master_port: int
     locked: bool
     deep: bool
+    run: str | None
+    follow: bool
+    rank: int | None
+    host: str | None
+    tail: int | None
+    detach: bool
+    checkpoints: bool
     lock_file: Path
     allow_drift: str | None
 
@@ -140,6 +154,7 @@ _PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
 _LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+_COUNTS = {"rank", "tail"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 
 
@@ -163,7 +178,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         values["zero"] = 3 if values["offload"] == "all" else 2
     for key, value in values.items():
         _require_plain(key, value)
-    for key in _NUMBERS:
+    for key in _NUMBERS | {key for key in _COUNTS if values[key] is not None}:
         values[key] = _number(key, values[key])
     for key in _PATHS:
         if values[key] is not None:

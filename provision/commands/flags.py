@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from invoke.tasks import task
+from invoke.tasks import Task, task
 
 from provision import show
 from provision.settings import Settings, read_settings
@@ -49,6 +49,13 @@ HELP = {
     "master_addr": "address of the first host as the others reach it (default: its SSH address)",
     "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
     "runs": "local folder that results are collected to (default runs/)",
+    "run": "a run's id, as `invoke runs` lists it, or as much of it as names one; or: last",
+    "follow": "go on showing lines as they come, until the run ends",
+    "rank": "lines of one rank alone, by its global number",
+    "host": "lines of one host alone",
+    "tail": "only the last so many lines of each host",
+    "detach": "start the run, say how to attach to it, and leave it running",
+    "checkpoints": "bring checkpoints too, optimizer states and all",
     "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
     "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
     "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
@@ -91,7 +98,32 @@ SHAPE = ("method", "objective", "seq", "batch", "accum", "checkpointing", "attn"
 MEMORY = (*MACHINES, *SHAPE, "lora_rank")
 LOCK = ("locked", "lock_file", "allow_drift")
 RUN = ("model", "data", "output", "master_addr", "master_port")
-_SWITCHES = ("accept_new", "deep", "locked", "wide", "dry_run", "json")
+_SWITCHES = (
+    "accept_new",
+    "deep",
+    "locked",
+    "wide",
+    "follow",
+    "detach",
+    "checkpoints",
+    "dry_run",
+    "json",
+)
+#: Flags that may be given by position: they have to be given.
+_POSITIONAL = ("run",)
+#: Flags with one letter too: those that everybody's fingers know.
+_SHORT = {"follow": "f"}
+
+
+class _Command(Task[Any]):
+    """An Invoke task, with the few short flags of _SHORT."""
+
+    def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
+        """The options of one flag."""
+        found: dict[str, Any] = super().arg_opts(name, default, taken_names)
+        if name in _SHORT:
+            found["names"] = (*found["names"], _SHORT[name])
+        return found
 
 
 def command(*flags: str) -> Callable[[Body], Any]:
@@ -104,7 +136,10 @@ def command(*flags: str) -> Callable[[Body], Any]:
                 body(out, read_settings(c.config.zerofleet, **given))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        defaults = dict.fromkeys(_SWITCHES, False)
+        defaults = {
+            **dict.fromkeys(_SWITCHES, False),
+            **dict.fromkeys(_POSITIONAL, inspect.Parameter.empty),
+        }
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [inspect.Parameter("c", kind)]
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
@@ -112,7 +147,9 @@ def command(*flags: str) -> Callable[[Body], Any]:
         run.__doc__, name = body.__doc__, body.__name__.replace("_", "-")
         lists = [flag for flag in flags if flag == "set"]
         helps = helps_of(*flags, "json")
-        return task(run, name=name, help=helps, iterable=lists, auto_shortflags=False)
+        return task(
+            run, klass=_Command, name=name, help=helps, iterable=lists, auto_shortflags=False
+        )
 
     return decorate
 

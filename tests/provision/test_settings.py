@@ -96,3 +96,11 @@ def test_zero_auto_starts_from_a_stage_that_the_offload_can_have():
         assert (made.zero, made.zero_auto) == (stage, True)
     assert make_settings({}, {"zero": "3"}, HERE).zero_auto is False
     assert make_settings({"zero": "auto"}, {}, HERE).zero_auto is True
+
+
+@pytest.mark.parametrize("flag", ["rank", "tail"])
+def test_a_count_is_a_number_or_not_given(flag: str) -> None:
+    assert getattr(make_settings({}, {flag: None}, Path("/")), flag) is None
+    assert getattr(make_settings({}, {flag: "0"}, Path("/")), flag) == 0
+    with pytest.raises(ConfigError, match=f"--{flag}: found 'x', expected a number"):
+        make_settings({}, {flag: "x"}, Path("/"))
