@@ -20,6 +20,7 @@ from provision.build.spec import parse_build_spec
 from provision.build.toolchain import read_native_level, read_toolchain
 from provision.build.with_source import read_sources
 from provision.commands.building import apply_here, apply_there, gather_targets
+from provision.commands.deploying import apply_planned, gather_deploy
 from provision.commands.flags import (
     BUILD,
     FLEET,
@@ -34,7 +35,7 @@ from provision.commands.flags import (
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.running import gather_readiness, gather_room, read_ended
 from provision.demo.story import apply_demo
-from provision.deploy.plan import deployed, plan_deploy
+from provision.deploy.plan import deployed
 from provision.deploy.spec import read_env_spec
 from provision.findings import Report
 from provision.fleet import error_report
@@ -46,7 +47,8 @@ from provision.hosts.parity import compare
 from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.hosts.targets import fill_flags
 from provision.launch.apply import apply_launch
-from provision.launch.plan import plan_launch, read_code_files
+from provision.launch.code import read_trainer_code
+from provision.launch.plan import plan_launch
 from provision.launch.prepare import (
     clock_offsets,
     make_run_spec,
@@ -147,17 +149,15 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, "dry_run")
+@command(*FLEET, *WHEEL, "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
     spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with connected_fleet(s) as fleet:
-        facts = gather_all(out, fleet)
-        out.require(compare(spec.manifest, s.torch, facts, deployed=False))
-        plan = plan_deploy(spec, facts)
-        out.plan(plan)
-        fleet.apply(plan, out.say)
-    out.deployed(deployed(spec, plan, facts))
+        first = gather_deploy(out, s, fleet, spec)
+        out.plan(first.plan)
+        done = apply_planned(out, s, fleet, spec, first)
+    out.deployed(deployed(spec, done.plan, done.facts))
 
 
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "deep")
@@ -176,7 +176,7 @@ def preflight(out, s):
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "runs", "dry_run")
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
-    code = read_code_files(CHECKOUT)
+    code = read_trainer_code(CHECKOUT)
     recipe = read_run_recipe(s, code)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with connected_fleet(s) as fleet:

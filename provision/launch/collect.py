@@ -73,7 +73,7 @@ def apply_collect(fleet: Fleet, launch: LaunchPlan, folder: Path, say: Say) -> P
 
     A host that can't be read any more is said and left out: what the others have still comes.
     """
-    outputs = {node.host: _output(node.argv) for node in launch.nodes}
+    outputs = {node.host: node.output for node in launch.nodes}
     args: dict[str, Sequence[str]] = {
         host: ["list", outputs[host], *[f"{run_dir}/{name}" for name in _RECORDS]]
         for host, run_dir in launch.run_dirs.items()
@@ -97,10 +97,6 @@ def apply_collect(fleet: Fleet, launch: LaunchPlan, folder: Path, say: Say) -> P
         if error is not None:
             raise error
     return folder / "output"
-
-
-def _output(argv: Sequence[str]) -> str:
-    return argv[argv.index("--output_dir") + 1]
 
 
 def _apply_fetch(remote: Remote, fetch: Fetch, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,18 @@ from typing import Any
 from provision.errors import ConfigError
 from provision.hosts.facts import HostFacts
 from provision.inventory import Inventory
-from provision.launch.plan import RUNS, CodeFile
-from provision.launch.spec import (
-    RunHost,
-    RunSpec,
-    new_run_id,
-    parse_flags,
-    parse_run_spec,
-    read_recipe,
-    zero_config_name,
-)
+from provision.launch.code import Code
+from provision.launch.nodes import RUNS
+from provision.launch.recipe import parse_flags, read_recipe
+from provision.launch.spec import RunHost, RunSpec, new_run_id, parse_run_spec, zero_config_name
 from provision.preflight.nics import Way
 from provision.preflight.ready import Wanted
 from provision.settings import Settings
 
 
-def zero_configs(code: Collection[CodeFile]) -> tuple[str, ...]:
+def zero_configs(code: Code) -> tuple[str, ...]:
     """Names of the DeepSpeed configurations among the files that travel."""
-    paths = (Path(file.target) for file in code)
+    paths = (Path(file.target) for file in code.files)
     return tuple(path.name for path in paths if path.parent.name == "zero_configs")
 
 
@@ -37,7 +31,7 @@ def read_new_run_id() -> str:
     return new_run_id(datetime.now().astimezone(), secrets.token_hex(2))
 
 
-def read_run_recipe(settings: Settings, code: Collection[CodeFile]) -> dict[str, Any]:
+def read_run_recipe(settings: Settings, code: Code) -> dict[str, Any]:
     """The recipe's flags, after all that can be refused before a host is asked was looked at.
 
     Raises ConfigError for the first setting that is missing or can't be honoured.
@@ -97,6 +91,7 @@ def make_run_hosts(
                 socket_interface=ways[host.label].interface,
                 cores=_share(fact["cpu.cores"].value, len(here)),
                 boot_id=fact["boot_id"].value,
+                store=frozenset(fact["store"].value or ()),
             )
         )
     return tuple(hosts)
@@ -146,7 +141,7 @@ def make_run_spec(
     hosts: Sequence[RunHost],
     run: str,
     recipe: Mapping[str, Any],
-    code: Collection[CodeFile],
+    code: Code,
 ) -> RunSpec:
     """The run; ConfigError for what can't be honoured."""
     return parse_run_spec(

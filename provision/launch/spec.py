@@ -1,5 +1,6 @@
-"""What run is wanted: hosts, model, data, ZeRO stage, recipe. Parsing is pure and complete:
-a RunSpec that exists can be planned.
+"""What run is wanted: hosts, and what they run: one of our trainers, or the user's own script.
+
+Parsing is pure and complete: a RunSpec that exists can be planned.
 """
 
 from __future__ import annotations
@@ -7,16 +8,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from provision.errors import ConfigError
+from provision.launch.environment import RunEnviron
+from provision.launch.recipe import parse_flags
 
 STAGES = (1, 2, 3)
+#: What starts a node's ranks, the default first.
+LAUNCHERS = ("torchrun", "deepspeed")
 #: What is offloaded to host memory → what the name of its DeepSpeed configuration ends in. Stages
 #: 1 and 2 split no parameters, so there are none to offload:
 #: https://www.deepspeed.ai/docs/config-json/#parameter-offloading
@@ -25,16 +27,8 @@ OFFLOADS: Mapping[int, Mapping[str, str]] = {
     2: {"none": "", "optimizer": "_offload"},
     3: {"none": "", "optimizer": "_offload_optimizer", "all": "_offload"},
 }
-#: Trainer flags that the launcher sets itself → what to use in their place.
-OWNED = {
-    "model_name_or_path": "--model",
-    "train_file_dir": "--data",
-    "output_dir": "--output",
-    "deepspeed": "--zero and --offload",
-}
 GRACE = 15.0
 
-_FLAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _ON_HOST = re.compile(r"/|~/")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LOOPBACK = re.compile(r"127\.|localhost$|::1$|\[::1\]$")
@@ -45,9 +39,10 @@ class RunHost:
     """One host of a run.
 
     ``home`` is HOME there, absolute. ``slots`` is how many ranks fit (GPUs, or as the hosts file
-    says), ``nproc_per_node`` how many are started. What follows is None where it is not known, and
-    nothing is then set for it: ``socket_interface`` (its name), ``cores``, and ``boot_id``, which
-    tells hosts that are one machine.
+    says), ``nproc_per_node`` how many are started, ``devices`` on which GPUs where not on the first
+    ones. What follows is None where it is not known, and nothing is then set for it:
+    ``socket_interface`` (its name), ``cores``, and ``boot_id``, which tells hosts that are one
+    machine. ``store``: what was pushed there before, as ``sha256/name``.
     """
 
     name: str
@@ -57,6 +52,16 @@ class RunHost:
     socket_interface: str | None = None
     cores: int | None = None
     boot_id: str | None = None
+    devices: tuple[int, ...] | None = None
+    store: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script of the user's own: its path in the code folder, and its arguments."""
+
+    path: str
+    args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +70,26 @@ class RunSpec:
 
     Paths are on the hosts; ``~/`` stands for each host's own HOME. ``output`` None means the run's
     own folder. ``accelerator`` is DeepSpeed's name of it, as in the wheel's manifest. ``flags`` are
-    the trainer's: the recipe's, with ``--set`` over them. ``grace``: seconds between a graceful
-    stop and SIGKILL.
+    the trainer's: the recipe's, with ``--set`` over them. With ``script`` that is what runs, and
+    what says what a trainer trains (``objective`` to ``data``, ``flags``) is empty. ``launcher`` is
+    what starts the ranks of a node. ``grace``: seconds between a graceful stop and SIGKILL.
     """
 
     run: str
     hosts: tuple[RunHost, ...]
     master_addr: str
     master_port: int
-    objective: str
-    zero_config: str
-    model: str
-    data: str
-    output: str | None
     python: str
     accelerator: str
+    objective: str = ""
+    zero_config: str = ""
+    model: str = ""
+    data: str = ""
+    output: str | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    script: Script | None = None
+    launcher: str = LAUNCHERS[0]
+    environ: RunEnviron = field(default_factory=RunEnviron)
     offline: bool = False
     grace: float = GRACE
 
@@ -115,69 +124,6 @@ def zero_config_name(stage: int, offload: str, available: Collection[str]) -> st
             else "choose one with --offload",
         )
     return names[offload]
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """The trainer's flags in a recipe: a flat YAML mapping; lists are several values of one flag.
-
-    Raises ConfigError for a file that can't be read or has another shape.
-    """
-
-    def bad(found: object, expected: str) -> ConfigError:
-        return ConfigError(
-            f"recipe {path}", found=found, expected=expected, remedy="see recipes/sft.yaml"
-        )
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        recipe = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(error, "a readable YAML file") from None
-    except yaml.YAMLError as error:
-        raise bad(" ".join(str(error).split()), "YAML") from None
-    if recipe is None:
-        return {}
-    if not isinstance(recipe, dict):
-        raise bad(f"a {type(recipe).__name__}", "flag: value, one a line")
-    return {str(key): value for key, value in recipe.items()}
-
-
-def parse_flags(flags: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Trainer flags from a recipe or ``--set``, with underscores; ConfigError for what is none."""
-    parsed = {}
-    for key, value in flags.items():
-        name = str(key).replace("-", "_")
-        if name in OWNED:
-            raise ConfigError(
-                f"{source}: {key}",
-                found=value,
-                expected="no value here: the launcher sets it",
-                remedy=f"use {OWNED[name]}",
-            )
-        if not _FLAG.fullmatch(name):
-            raise ConfigError(
-                f"{source}: {key!r}",
-                found="no flag's name",
-                expected="letters, digits and _",
-                remedy="correct it; the trainer's flags are in trainer/args.py",
-            )
-        values = value if isinstance(value, list) else [value]
-        if any(isinstance(each, dict | list) for each in values) or value == []:
-            raise ConfigError(
-                f"{source}: {key}",
-                found=value,
-                expected="one value, or a list of values",
-                remedy="recipes are flat: write JSON in quotes where a flag takes it",
-            )
-        if any("\0" in str(each) for each in values):  # execve(2) ends an argument there
-            raise ConfigError(
-                f"{source}: {key}",
-                found=ascii(value),
-                expected="no NUL character",
-                remedy="a command's argument can't hold one: correct it",
-            )
-        parsed[name] = value
-    return parsed
 
 
 def parse_hosts(hosts: Sequence[RunHost]) -> tuple[RunHost, ...]:
@@ -235,29 +181,60 @@ def _parse_path(flag: str, value: str | None) -> None:
 
 def parse_run_spec(
     *,
-    run: str,
-    hosts: Sequence[RunHost],
-    master_addr: str,
     zero: int,
     offload: str,
     zero_configs: Collection[str],
     model: str,
     data: str,
-    python: str,
-    accelerator: str,
     recipe: Mapping[str, Any],
     overrides: Mapping[str, Any],
-    output: str | None = None,
     objective: str = "sft",
+    **common: Any,
+) -> RunSpec:
+    """The RunSpec of one of our trainers, from settings, recipe and facts.
+
+    ``zero_configs``: file names in zero_configs/; ``overrides``: ``--set``; ``common``: what
+    parse_common takes. Raises ConfigError for the first thing that can't be honoured.
+    """
+    spec = parse_common(**common)
+    _parse_path("data", data)
+    if not _ON_HOST.match(model) and not _HUB_ID.fullmatch(model):
+        raise ConfigError(
+            "--model",
+            found=model or "nothing",
+            expected="a path on the hosts from / or ~/, or a hub id",
+            remedy="name it in full",
+        )
+    return replace(
+        spec,
+        objective=objective,
+        zero_config=zero_config_name(zero, offload, zero_configs),
+        model=model,
+        data=data,
+        flags={**parse_flags(recipe, "recipe"), **parse_flags(overrides, "--set")},
+    )
+
+
+def parse_script_spec(*, script: Script, **common: Any) -> RunSpec:
+    """The RunSpec of a user's own script; ``common`` is what parse_common takes."""
+    return replace(parse_common(**common), script=script)
+
+
+def parse_common(
+    *,
+    run: str,
+    hosts: Sequence[RunHost],
+    master_addr: str,
+    python: str,
+    accelerator: str,
+    output: str | None = None,
     master_port: int = 29500,
+    launcher: str = LAUNCHERS[0],
+    environ: RunEnviron | None = None,
     offline: bool = False,
     grace: float = GRACE,
 ) -> RunSpec:
-    """A RunSpec from settings, recipe and facts.
-
-    ``zero_configs``: file names in zero_configs/; ``overrides``: ``--set``. Raises ConfigError for
-    the first thing that can't be honoured.
-    """
+    """A RunSpec without what it runs. Raises ConfigError for what can't be honoured."""
     if not re.fullmatch(r"\w[\w.-]*", run):
         raise ConfigError(
             "run id", found=repr(run), expected="letters, digits, . _ -", remedy="correct it"
@@ -266,30 +243,23 @@ def parse_run_spec(
         raise ConfigError(
             "accelerator", found="none", expected="cuda or cpu", remedy="use a wheel's manifest"
         )
+    if launcher not in LAUNCHERS:
+        raise ConfigError(
+            "--launcher", found=launcher, expected=" or ".join(LAUNCHERS), remedy="correct it"
+        )
     _parse_master(master_addr, master_port, hosts)
-    _parse_path("data", data)
     _parse_path("output", output)
     _parse_path("python", python)
-    if not _ON_HOST.match(model) and not _HUB_ID.fullmatch(model):
-        raise ConfigError(
-            "--model",
-            found=model or "nothing",
-            expected="a path on the hosts from / or ~/, or a hub id",
-            remedy="name it in full",
-        )
     return RunSpec(
         run=run,
         hosts=parse_hosts(hosts),
         master_addr=master_addr,
         master_port=master_port,
-        objective=objective,
-        zero_config=zero_config_name(zero, offload, zero_configs),
-        model=model,
-        data=data,
         output=output,
         python=python,
         accelerator=accelerator,
-        flags={**parse_flags(recipe, "recipe"), **parse_flags(overrides, "--set")},
+        launcher=launcher,
+        environ=environ or RunEnviron(),
         offline=offline,
         grace=grace,
     )

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provision.errors import ConfigError
-from provision.launch.plan import plan_nodes
+from provision.launch.nodes import plan_nodes
 from provision.launch.spec import RunHost, parse_run_spec
 from provision.script import parse_answer, text_argv
 from provision.settings import make_settings

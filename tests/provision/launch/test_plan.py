@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shlex
@@ -10,21 +11,20 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
-from provision.launch.plan import (
-    CodeFile,
-    LaunchPlan,
-    plan_launch,
-    plan_nodes,
-    read_code_files,
-    trainer_argv,
-)
-from provision.launch.spec import RunHost, RunSpec
+from provision.launch.code import Code, CodeFile
+from provision.launch.environment import parse_environ
+from provision.launch.nodes import plan_nodes, trainer_argv
+from provision.launch.plan import LaunchPlan, plan_launch
+from provision.launch.spec import RunHost, RunSpec, Script
 from provision.steps import Put, Run
 
 GOLDEN = Path(__file__).parent / "golden" / "two-hosts.txt"
-CODE = tuple(
-    CodeFile(target=name, source=Path("/checkout") / name, sha256=digit * 64, size=10)
-    for name, digit in (("trainer/sft.py", "1"), ("zero_configs/zero2_offload.json", "2"))
+CODE = Code(
+    files=tuple(
+        CodeFile(target=name, size=10)
+        for name in ("trainer/sft.py", "zero_configs/zero2_offload.json")
+    ),
+    archive=b"all of it",
 )
 SPEC = RunSpec(
     run="20261121-083012-sft-3f9c",
@@ -118,7 +118,13 @@ def test_offline_output_and_few_cores() -> None:
 def test_steps_in_order_and_plan_json_private(plan: LaunchPlan) -> None:
     folder, start = plan.plan.phases
     assert (folder.name, start.name) == ("run folder", "start")
-    *code, last = [step.do for step in folder.of("node1")]
+    archive, last, unpack = [step.do for step in folder.of("node1")]
+    assert isinstance(archive, Put)
+    assert (archive.content, archive.sha256) == (CODE.archive, CODE.sha256)
+    assert archive.target == f".zerofleet/store/{CODE.sha256}/code.tar.gz"
+    assert isinstance(unpack, Run)
+    code = f"{plan.nodes[0].run_dir}/code"
+    assert unpack.argv == script("unpack", [archive.target, CODE.sha256, code])
     assert isinstance(last, Put)
     assert last.target == f"/home/ml/.zerofleet/runs/{SPEC.run}/plan.json"
     assert last.mode == 0o600
@@ -127,9 +133,6 @@ def test_steps_in_order_and_plan_json_private(plan: LaunchPlan) -> None:
     written = json.loads(last.content)
     assert written["argv"] == list(plan.nodes[0].argv)
     assert written["limits"] == {"grace": 15.0}
-    assert [put.target.split("/code/")[1] for put in code if isinstance(put, Put)] == [
-        file.target for file in CODE
-    ]
     (run,) = (step.do for step in start.of("node2:2222"))
     assert isinstance(run, Run)
     assert run.argv == script("supervise", ["start", plan.nodes[1].run_dir])
@@ -146,17 +149,88 @@ def test_flags() -> None:
     assert shlex.join(trainer_argv(flags)) == expected
 
 
+def without(missing: str) -> Code:
+    return replace(CODE, files=tuple(file for file in CODE.files if file.target != missing))
+
+
 @pytest.mark.parametrize("missing", ["trainer/sft.py", "zero_configs/zero2_offload.json"])
 def test_incomplete_code(missing: str) -> None:
     with pytest.raises(ConfigError, match=f"no {missing}"):
-        plan_launch(SPEC, [file for file in CODE if file.target != missing], script)
+        plan_launch(SPEC, without(missing), script)
 
 
-def test_code_files(tmp_path: Path) -> None:
-    for name in ("trainer/sft.py", "zero_configs/zero1.json", "trainer/notes.txt", "other/x.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("hello\n")
-    files = read_code_files(tmp_path)
-    assert [file.target for file in files] == ["trainer/sft.py", "zero_configs/zero1.json"]
-    assert files[0].size == 6
-    assert files[0].sha256 == "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
+def test_a_host_that_has_the_code_is_not_sent_it_again() -> None:
+    first, second = SPEC.hosts
+    first = replace(first, store=frozenset({f"{CODE.sha256}/code.tar.gz"}))
+    plan = plan_launch(replace(SPEC, hosts=(first, second)), CODE, script).plan
+    sent = [step.host for step in plan.phases[0].steps if "code.tar.gz" in step.action]
+    assert sent == ["node1", "node2:2222", "node2:2222"]  # unpack; push, unpack
+
+
+OWN = replace(
+    SPEC,
+    objective="",
+    zero_config="",
+    model="",
+    data="",
+    flags={},
+    script=Script(path="src/train it.py", args=("--lr", "1 e", "$HOME")),
+)
+OWN_CODE = Code(files=(CodeFile(target="src/train it.py", size=1),), archive=b"x")
+
+
+def test_a_script_of_the_users_own() -> None:
+    plan = plan_launch(OWN, OWN_CODE, script)
+    node = plan.nodes[0]
+    assert node.argv[-4:] == ("src/train it.py", "--lr", "1 e", "$HOME")
+    assert "--deepspeed" not in node.argv
+    assert node.output == f"{node.run_dir}/output" == node.environ["ZEROFLEET_OUTPUT_DIR"]
+    with pytest.raises(ConfigError, match=r"no src/train it\.py"):
+        plan_launch(OWN, CODE, script)
+
+
+def test_chosen_gpus_are_the_ones_that_ranks_see() -> None:
+    first, second = SPEC.hosts
+    spec = replace(SPEC, hosts=(replace(first, devices=(2, 5)), second))
+    one, two = plan_nodes(spec)
+    assert one.environ["CUDA_VISIBLE_DEVICES"] == "2,5"
+    assert "CUDA_VISIBLE_DEVICES" not in two.environ
+    assert "CUDA_VISIBLE_DEVICES" not in plan_nodes(replace(spec, accelerator="cpu"))[0].environ
+
+
+def test_a_secret_is_in_one_private_file_and_nowhere_else() -> None:
+    shell = {"HF_TOKEN": "canary-1", "HF_ENDPOINT": "https://hub.example", "OTHER": "x"}
+    spec = replace(OWN, environ=parse_environ(shell, {}, {"MY_KEY": "canary-2"}))
+    plan = plan_launch(spec, OWN_CODE, script)
+    shown = f"{plan}{plan!r}{json.dumps(plan.as_json())}{plan.nodes[0].command}"
+    assert "canary" not in shown
+    assert "HF_TOKEN=(secret" in shown
+    assert plan.nodes[0].environ["HF_ENDPOINT"] == "https://hub.example"
+    puts = [step.do for step in plan.plan.phases[0].steps if isinstance(step.do, Put)]
+    holding = [put for put in puts if put.content and b"canary" in put.content]
+    assert [put.target for put in holding] == [f"{n.run_dir}/secrets.json" for n in plan.nodes]
+    assert {put.mode for put in holding} == {0o600}
+    assert json.loads(holding[0].content or b"") == {"HF_TOKEN": "canary-1", "MY_KEY": "canary-2"}
+
+
+def test_the_users_variables_go_over_facts_and_never_over_the_launchers() -> None:
+    environ = parse_environ({"NCCL_SOCKET_IFNAME": "ib0"}, {}, {"OMP_NUM_THREADS": "3"})
+    node = plan_nodes(replace(SPEC, environ=environ))[0]
+    assert (node.environ["NCCL_SOCKET_IFNAME"], node.environ["OMP_NUM_THREADS"]) == ("ib0", "3")
+    assert node.environ["GLOO_SOCKET_IFNAME"] == "eth0"
+
+
+def test_deepspeeds_launcher_gets_the_same_world() -> None:
+    node = plan_nodes(replace(OWN, launcher="deepspeed"))[1]
+    assert node.argv[1:3] == ("-m", "deepspeed.launcher.launch")
+    world = json.loads(base64.urlsafe_b64decode(node.argv[3].removeprefix("--world_info=")))
+    assert world == {"node1": [0, 1], "node2:2222": [0]}
+    assert node.argv[4:8] == (
+        "--node_rank=1",
+        "--master_addr=10.0.0.1",
+        "--master_port=29500",
+        "--no_local_rank",
+    )
+    assert "--module" not in node.argv
+    ours = plan_nodes(replace(SPEC, launcher="deepspeed"))[0].argv
+    assert ours[ours.index("--module") + 1] == "trainer.sft"

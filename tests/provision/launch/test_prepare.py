@@ -8,7 +8,7 @@ import pytest
 
 from provision.errors import ConfigError
 from provision.inventory import parse_inventory
-from provision.launch.plan import CodeFile
+from provision.launch.code import Code, CodeFile
 from provision.launch.prepare import (
     clock_offsets,
     make_run_hosts,
@@ -27,8 +27,8 @@ WAYS = {
 PROOF = {"name": "abc", "accelerator": "cpu", "ops": ["cpu_adam"]}
 
 
-def code(*names: str) -> tuple[CodeFile, ...]:
-    return tuple(CodeFile(target=n, source=Path(n), sha256="", size=0) for n in names)
+def code(*names: str) -> Code:
+    return Code(files=tuple(CodeFile(target=n, size=0) for n in names), archive=b"")
 
 
 CODE = code("trainer/sft.py", "zero_configs/zero2.json", "zero_configs/zero2_offload.json")

@@ -10,9 +10,10 @@ from provision.errors import ConfigError
 from provision.launch.spec import (
     RunHost,
     RunSpec,
+    Script,
     new_run_id,
     parse_run_spec,
-    read_recipe,
+    parse_script_spec,
     zero_config_name,
 )
 
@@ -163,32 +164,12 @@ def test_models(model: str) -> None:
     assert spec(model=model).model == model
 
 
-def test_recipe_file(tmp_path: Path) -> None:
-    path = tmp_path / "r.yaml"
-    path.write_text("max_steps: 50\nbf16: true\nreport_to: [none, x]\n")
-    assert read_recipe(path) == {"max_steps": 50, "bf16": True, "report_to": ["none", "x"]}
-    path.write_text("# nothing\n")
-    assert read_recipe(path) == {}
+def test_an_unknown_launcher() -> None:
+    with pytest.raises(ConfigError, match="--launcher: found mpirun, expected torchrun or deepspe"):
+        spec(launcher="mpirun")
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("- a\n", "a list"),
-        ("word", "a str"),
-        ("a: [", "while parsing"),
-        ("a: !!python/x 1", "could not"),
-    ],
-)
-def test_recipe_of_another_shape(tmp_path: Path, text: str, found: str) -> None:
-    path = tmp_path / "r.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError) as error:
-        read_recipe(path)
-    assert error.value.found.startswith(found)
-    assert "\n" not in str(error.value)
-
-
-def test_recipe_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        read_recipe(tmp_path / "r.yaml")
+def test_a_script_has_nothing_of_a_trainer() -> None:
+    common = {"run": "r1", "hosts": (NODE1,), "master_addr": "10.0.0.1", "accelerator": "cuda"}
+    made = parse_script_spec(script=Script(path="a.py"), python="~/p", **common)
+    assert (made.objective, made.zero_config, made.model, made.flags) == ("", "", "", {})
