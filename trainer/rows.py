@@ -1,14 +1,10 @@
-"""Conversations from .jsonl and .json files, each row normalised to messages or named as a problem.
+"""Rows of data files and folders, each a sample or named as a problem.
 
-Standard library only and self-contained, Python >= 3.8: hosts run this very file alone, before a
-run, as ``python3 - PATH... < rows.py``; the trainer imports it. Both so apply the same rules.
+Standard library only, Python >= 3.8, with formats.py and tables.py: hosts run these very files,
+before a run, as one program; the trainer imports them. Both so apply the same rules.
 
-Two row formats:
-
-    {"conversations": [{"from": "system|human|gpt", "value": "..."}], "system_prompt": "..."}
-    {"messages": [{"role": "system|user|assistant", "content": "..."}]}
-
-A conversation is an optional system message, then questions and answers in turn.
+Paths are files (.jsonl .json .csv .parquet .arrow, and for pretraining .txt: a line is a row),
+folders of them, and ``hf://datasets/OWNER/NAME[@REVISION][/PATH]``: what this host's hub cache has.
 """
 
 from __future__ import annotations
@@ -16,32 +12,27 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple, Union
 
-FORMATS = (".jsonl", ".json")
+from trainer.formats import BadRow, Messages, sample_of, short
+from trainer.tables import arrow_values, csv_values
+
 SHOWN_PROBLEMS = 20
-
-#: Column -> (key of the role, key of the text, role there -> role of a message).
-COLUMNS: Dict[str, Tuple[str, str, Dict[str, str]]] = {
-    "conversations": (
-        "from",
-        "value",
-        {"system": "system", "human": "user", "gpt": "assistant"},
-    ),
-    "messages": (
-        "role",
-        "content",
-        {"system": "system", "user": "user", "assistant": "assistant"},
-    ),
-}
+HUB = "hf://datasets/"
+#: What datasets.save_to_disk writes beside the data.
+BOOKKEEPING = {"dataset_info.json", "state.json", "dataset_dict.json"}
 
 
 class Row(NamedTuple):
-    """One conversation, and where it was read (``line`` counts from 1)."""
+    """One sample, and where it was read (``line`` counts from 1). See formats.Sample."""
 
     file: str
     line: int
-    messages: List[Dict[str, str]]
+    messages: Messages
+    chosen: str = ""
+    rejected: str = ""
+    text: str = ""
+    format: str = ""
 
 
 class Problem(NamedTuple):
@@ -56,58 +47,100 @@ class Problem(NamedTuple):
         return "%s:%d: found %s, expected %s" % self
 
 
-class BadRow(Exception):
-    """A row's problem, raised where the file and line are not known."""
+def read_rows(paths: str, objective: str = "sft") -> Iterator[Union[Row, Problem]]:
+    """Every row of the comma-separated files and folders, in order; bad ones as problems.
 
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found, expected)
-        self.found = found
-        self.expected = expected
-
-
-def read_rows(paths: str) -> Iterator[Union[Row, Problem]]:
-    """Every row of the comma-separated files and folders, in order; bad ones as problems."""
-    for path in paths.split(","):
-        for file in _files(path.strip()):
-            if isinstance(file, Problem):
-                yield file
-            else:
-                yield from _read_file(file)
+    ``objective`` (sft, orpo, pretrain) says which formats are meant: formats.FORMATS.
+    """
+    for file in read_files(paths, objective):
+        if isinstance(file, Problem):
+            yield file
+        else:
+            yield from _read_file(file, objective)
 
 
-def _files(path: str) -> Iterator[Union[str, Problem]]:
+def read_files(paths: str, objective: str = "sft") -> Iterator[Union[str, Problem]]:
+    """Every data file of the comma-separated files and folders, in order."""
+    for path in (each.strip() for each in paths.split(",")):
+        yield from _files(_cached(path) if path.startswith(HUB) else path, _readers(objective))
+
+
+def _readers(objective: str) -> Dict[str, Callable[[str], Iterator[Tuple[int, Any]]]]:
+    return {**READERS, ".txt": _text_values} if objective == "pretrain" else READERS
+
+
+def _cached(path: str) -> Union[str, Problem]:
+    """The folder or file of a hub data set in this host's cache; nothing is downloaded.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    owner, _, rest = path[len(HUB) :].partition("/")
+    name, _, inside = rest.partition("/")
+    name, _, revision = name.partition("@")
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface"
+    )
+    hub = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    folder = os.path.join(hub, "datasets--%s--%s" % (owner, name))
+    commit = revision or "main"
+    try:
+        with open(os.path.join(folder, "refs", commit), encoding="ascii") as stream:
+            commit = stream.read().strip()
+    except OSError:
+        pass  # a commit itself
+    found = os.path.join(folder, "snapshots", commit, inside).rstrip("/")
+    if name and os.path.exists(found):
+        return found
+    remedy = "it there: hf download --repo-type dataset %s/%s" % (owner, name)
+    return Problem(path, 0, "nothing of it in this host's hub cache (%s)" % hub, remedy)
+
+
+def _files(path: Union[str, Problem], endings: Iterable[str]) -> Iterator[Union[str, Problem]]:
     """A file itself, or the data files below a folder, sorted by path."""
-    if os.path.isdir(path):
+    formats = tuple(endings)
+    said = " ".join(formats)
+    if isinstance(path, Problem):
+        yield path
+    elif os.path.isdir(path):
         unreadable: List[OSError] = []
         found = sorted(
             os.path.join(folder, name)
             for folder, _, names in os.walk(path, onerror=unreadable.append)
             for name in names
-            if name.endswith(FORMATS)
+            if name.endswith(formats) and not _is_bookkeeping(name, names)
         )
         for error in unreadable:
             yield Problem(str(error.filename), 0, str(error.strerror), "a readable folder")
         if not found and not unreadable:
-            yield Problem(path, 0, "a folder without data files", "*.jsonl or *.json in it")
+            yield Problem(path, 0, "a folder without data files", "files in it of %s" % said)
         yield from found
     elif not os.path.exists(path):
-        yield Problem(path, 0, "no such file or folder", "a .jsonl or .json file, or a folder")
-    elif not path.endswith(FORMATS):
-        yield Problem(path, 0, _short(os.path.basename(path)), "a .jsonl or .json file")
+        yield Problem(path, 0, "no such file or folder", "a file (%s) or folder" % said)
+    elif not path.endswith(formats):
+        yield Problem(path, 0, short(os.path.basename(path)), "a file of %s, or a folder" % said)
     else:
         yield path
 
 
-def _read_file(file: str) -> Iterator[Union[Row, Problem]]:
-    read = _json_values if file.endswith(".json") else _jsonl_values
-    empty = True
+def _is_bookkeeping(name: str, beside: List[str]) -> bool:
+    whole = {"dataset_info.json", "state.json"} <= set(beside) or "dataset_dict.json" in beside
+    return whole and name in BOOKKEEPING
+
+
+def _read_file(file: str, objective: str) -> Iterator[Union[Row, Problem]]:
+    read = _readers(objective)[os.path.splitext(file)[1]]
+    empty, style = True, ""
     try:
         for line, value in read(file):
             empty = False
             try:
                 if isinstance(value, BadRow):
                     raise value
-                yield Row(file, line, messages_of(value))
+                sample = sample_of(value, objective)
+                style = style or sample.format
+                if sample.format != style:
+                    raise BadRow("a row of %s" % sample.format, "%s, as before" % style)
+                yield Row(file, line, *sample)
             except BadRow as bad:
                 yield Problem(file, line, bad.found, bad.expected)
     except OSError as error:
@@ -173,77 +206,23 @@ def _json_values(file: str) -> Iterator[Tuple[int, Any]]:
             return
 
 
+def _text_values(file: str) -> Iterator[Tuple[int, Any]]:
+    """(line, {"text": line} or BadRow) of every line that is not blank."""
+    with open(file, "rb") as stream:
+        for line, raw in enumerate(stream, start=1):
+            try:
+                text = raw.decode("utf-8-sig" if line == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                yield line, _not_utf8(error)
+                continue
+            if text.strip():
+                yield line, {"text": text}
+
+
 def _skip_blank(text: str, at: int) -> int:
     while at < len(text) and text[at] in " \t\r\n":
         at += 1
     return at
-
-
-def messages_of(value: Any) -> List[Dict[str, str]]:
-    """The messages of one decoded row.
-
-    Raises BadRow when the row is not one of the two formats, or not a conversation.
-    """
-    if not isinstance(value, dict):
-        raise BadRow("a JSON %s" % _kind(value), "a JSON object")
-    columns = [column for column in COLUMNS if value.get(column) is not None]
-    if len(columns) != 1:
-        found = "both columns" if columns else "columns " + (", ".join(map(str, value)) or "none")
-        raise BadRow(_short(found), "one column named %s" % " or ".join(COLUMNS))
-    turns = value[columns[0]]
-    if not isinstance(turns, list):
-        raise BadRow("%s: a JSON %s" % (columns[0], _kind(turns)), "a list of turns")
-    messages = [_message(columns[0], number, turn) for number, turn in enumerate(turns, start=1)]
-    system = value.get("system_prompt")
-    if system is not None and system != "":
-        messages.insert(0, {"role": "system", "content": _text("system_prompt", system)})
-    _require_conversation(messages)
-    return messages
-
-
-def _message(column: str, number: int, turn: Any) -> Dict[str, str]:
-    role_key, text_key, roles = COLUMNS[column]
-    where = "%s turn %d" % (column, number)
-    if not isinstance(turn, dict):
-        raise BadRow("%s: a JSON %s" % (where, _kind(turn)), "an object")
-    for key in (role_key, text_key):
-        if key not in turn:
-            raise BadRow("%s without %r" % (where, key), "%r and %r" % (role_key, text_key))
-    role = turn[role_key]
-    if not isinstance(role, str) or role not in roles:
-        raise BadRow("%s: %s %s" % (where, role_key, _short(repr(role))), " or ".join(roles))
-    return {"role": roles[role], "content": _text(where + ": " + text_key, turn[text_key])}
-
-
-def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise BadRow("%s: a JSON %s" % (where, _kind(value)), "text")
-    if not value.strip():
-        raise BadRow("%s is empty" % where, "text")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRow("%s has half a surrogate pair" % where, "Unicode text") from None
-    return value
-
-
-def _require_conversation(messages: List[Dict[str, str]]) -> None:
-    roles = [message["role"] for message in messages]
-    if "assistant" not in roles:
-        raise BadRow("no answer (%s)" % (", ".join(roles) or "no turns"), "an answer to learn from")
-    after: Optional[str] = None
-    follows = {
-        "system": (None,),
-        "user": (None, "system", "assistant"),
-        "assistant": ("user",),
-    }
-    for role in roles:
-        if after not in follows[role]:
-            raise BadRow(
-                "%s %s" % (role, "after " + after if after else "as the first turn"),
-                "at most one system message, then user and assistant in turn",
-            )
-        after = role
 
 
 def _not_utf8(error: UnicodeDecodeError) -> BadRow:
@@ -251,27 +230,29 @@ def _not_utf8(error: UnicodeDecodeError) -> BadRow:
 
 
 def _reason(error: BaseException) -> str:
-    return _short(str(error)) if isinstance(error, ValueError) else "nested too deep"
+    return short(str(error)) if isinstance(error, ValueError) else "nested too deep"
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
+#: Ending of a file's name -> how its values are read, each with its line.
+READERS: Dict[str, Callable[[str], Iterator[Tuple[int, Any]]]] = {
+    ".jsonl": _jsonl_values,
+    ".json": _json_values,
+    ".csv": csv_values,
+    ".parquet": arrow_values,
+    ".arrow": arrow_values,
+}
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 80 else text[:79] + "\u2026"
-
-
-def check(paths: Iterable[str]) -> Dict[str, Any]:
-    """What ``python3 - PATH...`` prints: counts, and the first problems."""
-    files, rows, count = set(), 0, 0
+def check(objective: str, paths: Iterable[str]) -> Dict[str, Any]:
+    """What ``python3 - OBJECTIVE PATH...`` prints: counts, and the first problems."""
+    files, formats, rows, count = set(), set(), 0, 0
     shown: List[Problem] = []
-    for item in read_rows(",".join(paths)):
+    for item in read_rows(",".join(paths), objective):
         if os.path.isfile(item.file):
             files.add(item.file)
         if isinstance(item, Row):
             rows += 1
+            formats.add(item.format)
         else:
             count += 1
             if len(shown) < SHOWN_PROBLEMS:
@@ -279,6 +260,7 @@ def check(paths: Iterable[str]) -> Dict[str, Any]:
     return {
         "files": len(files),
         "rows": rows,
+        "formats": sorted(formats),
         "problems": [problem._asdict() for problem in shown],
         "problem_count": count,
     }
@@ -286,4 +268,4 @@ def check(paths: Iterable[str]) -> Dict[str, Any]:
 
 if __name__ == "__main__":
     # Between sentinels, because a login shell may print noise around it.
-    print("ZEROFLEET<<" + json.dumps(check(sys.argv[1:])) + ">>ZEROFLEET")
+    print("ZEROFLEET<<" + json.dumps(check(sys.argv[1], sys.argv[2:])) + ">>ZEROFLEET")

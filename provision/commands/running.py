@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from provision.commands.reach import connected_fleet, gather_all
+from provision.commands.reach import connected_fleet, gather_all, read_choice
 from provision.deploy.spec import EnvSpec
 from provision.findings import Report
 from provision.fleet import Fleet, error_report
@@ -32,6 +32,7 @@ from provision.memory.table import stage_table
 from provision.preflight.evaluate import evaluate
 from provision.preflight.nics import Way, choose_ways
 from provision.preflight.ready import Ready, Wanted, gather_ready
+from provision.preflight.rows import read_rows_program
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
 
@@ -56,10 +57,9 @@ def gather_readiness(
     addresses = {host: str(address) for host, address in found.items()}
     facts = gather_all(out, fleet, list(addresses.values()))
     ways = choose_ways(facts, addresses)
-    hosts = make_run_hosts(fleet.inventory, facts, env.manifest.accelerator, ways)
+    hosts = make_run_hosts(read_choice(s), facts, env.manifest.accelerator, ways, s.nproc)
     wanted = make_wanted(s, hosts, addresses[hosts[0].name], ways, env.proof, recipe)
-    rows = (CHECKOUT / "trainer" / "rows.py").read_text(encoding="utf-8")
-    answers = gather_ready(fleet, wanted, rows, out.say)
+    answers = gather_ready(fleet, wanted, read_rows_program(CHECKOUT), out.say)
     memory = plan_run(wanted, facts, answers, auto=s.zero_auto)
     out.add(memory=memory.as_json())
     if memory.advice is not None and not memory.report.ok:

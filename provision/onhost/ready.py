@@ -40,7 +40,7 @@ LARGE = 64 << 20
 ROWS_SECONDS, PROVE_SECONDS = 3600, 120
 #: What transformers loads of a model folder; a README may differ.
 MODEL_FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja", ".tiktoken", ".py")
-DATA_FILES = (".jsonl", ".json")
+DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 SHOWN_FILES = 200
 
 # What a prover is followed by: its verdict, with nothing written to the environment.
@@ -221,8 +221,9 @@ def model(path: str) -> dict[str, object]:
     return answer
 
 
-def data(paths: str) -> dict[str, object]:
+def data(paths: str, objective: str = "sft") -> dict[str, object]:
     """Digests of the data files, as rows.py finds them."""
+    endings = (*DATA_FILES, ".txt") if objective == "pretrain" else DATA_FILES
     found: dict[str, str] = {}
     try:
         for path in (os.path.expanduser(part.strip()) for part in paths.split(",")):
@@ -231,7 +232,7 @@ def data(paths: str) -> dict[str, object]:
             each = [path]
             if os.path.isdir(path):
                 each = [os.path.join(r, n) for r, _, names in os.walk(path) for n in names]
-                each = [one for one in each if one.endswith(DATA_FILES)]
+                each = [one for one in each if one.endswith(endings)]
             found.update({os.path.relpath(one, top): one for one in each})
         return Digests("data", found).all()
     except OSError as error:
@@ -363,9 +364,13 @@ def answers(wanted: dict[str, object]) -> dict[str, object]:
 
     calls: dict[str, Callable[[], object]] = {}
     if text("data"):
-        argv = [sys.executable, "-", *[os.path.expanduser(p) for p in text("data").split(",")]]
+        # The environment's Python reads .parquet too; before there is one, the host's own will do.
+        python = os.path.expanduser(text("python"))
+        python = python if os.access(python, os.X_OK) else sys.executable
+        paths = [os.path.expanduser(path.strip()) for path in text("data").split(",")]
+        argv = [python, "-", text("objective") or "sft", *paths]
         calls["rows"] = lambda: ask(argv, text("rows"), ROWS_SECONDS)
-        calls["data"] = lambda: data(text("data"))
+        calls["data"] = lambda: data(text("data"), text("objective"))
     if text("model"):
         calls["model"] = lambda: model(text("model"))
     if text("prove"):

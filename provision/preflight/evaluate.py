@@ -84,7 +84,8 @@ def _host(
     if wanted.model:
         findings += judge_model(judge, wanted.model, answer.get("model") or {})
     if wanted.data:
-        findings += judge_rows(judge, wanted.data, answer.get("rows") or {})
+        rows, skip = answer.get("rows") or {}, wanted.on("skip_bad_rows", default=False)
+        findings += judge_rows(judge, wanted.data, rows, skip_bad=skip)
     return findings + judge_limits(judge, wanted, facts, answer)
 
 

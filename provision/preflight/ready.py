@@ -66,6 +66,11 @@ class Wanted:
         return str(self.flags.get(flag, default)).lower() in ("true", "1", "yes", "on")
 
     @property
+    def objective(self) -> str:
+        """What is trained, and so which rows are meant: the trainer's module of that name."""
+        return str(self.flags.get("objective") or "sft")
+
+    @property
     def python(self) -> str:
         """The interpreter of the environment, on the hosts."""
         return f"~/.zerofleet/envs/{self.lock}/bin/python"
@@ -99,6 +104,7 @@ def gather_ready(fleet: Fleet, wanted: Wanted, rows_program: str, say: Say) -> R
         "model": wanted.model,
         "data": wanted.data,
         "rows": rows_program if wanted.data else "",
+        "objective": wanted.objective,
         "prove": read_onhost("prove") if wanted.proof else "",
         "python": wanted.python,
         "environment": dict(wanted.proof),

@@ -124,8 +124,13 @@ def judge_model(judge: Judge, model: str, answer: Mapping[str, Any]) -> list[Fin
     return [judge("model", Level.ERROR, answer.get("error", "no answer"), expected, remedy)]
 
 
-def judge_rows(judge: Judge, data: str, answer: Mapping[str, Any]) -> list[Finding]:
-    """The rows of the data, as the trainer's own reader sees them."""
+def judge_rows(
+    judge: Judge, data: str, answer: Mapping[str, Any], *, skip_bad: bool = False
+) -> list[Finding]:
+    """The rows of the data, as the trainer's own reader sees them.
+
+    ``skip_bad``: the run leaves out bad rows (not files), so one that has good ones may start.
+    """
     if "error" in answer or "problem_count" not in answer:
         why = answer.get("error", "no answer")
         return [judge("data", Level.UNKNOWN, why, f"rows in {data}", "run it again")]
@@ -134,15 +139,17 @@ def judge_rows(judge: Judge, data: str, answer: Mapping[str, Any]) -> list[Findi
         found = f"{answer.get('rows', 0):,} rows in {answer.get('files', 0)} files"
         return [judge("data", level, found, f"rows in {data}", "correct --data")]
     findings = []
+    skips = Level.WARN if skip_bad and answer.get("rows") else Level.ERROR
     for problem in answer["problems"]:
-        where = f"{problem['file']}:{problem['line']}" if problem.get("line") else problem["file"]
-        found = f"{where}: {problem['found']}"
+        line = problem.get("line")
+        where = f"{problem['file']}:{line}" if line else problem["file"]
+        level, found = skips if line else Level.ERROR, f"{where}: {problem['found']}"
         remedy = "correct or remove that row"
-        findings.append(judge("data", Level.ERROR, found, problem["expected"], remedy))
+        findings.append(judge("data", level, found, problem["expected"], remedy))
     rest = int(answer["problem_count"]) - len(findings)
     if rest > 0:
         found = f"{rest:,} more bad rows"
-        findings.append(judge("data", Level.ERROR, found, "none", "correct the file"))
+        findings.append(judge("data", skips, found, "none", "correct the file"))
     return findings
 
 

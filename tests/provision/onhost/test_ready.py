@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import provision.onhost
+from provision.preflight.rows import read_rows_program
 
 PATH = Path(provision.onhost.__file__).parent / "ready.py"
-ROWS = Path(provision.onhost.__file__).parents[2] / "trainer" / "rows.py"
+ROOT = Path(provision.onhost.__file__).parents[2]
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_the_digest_of_a_large_file_is_kept_until_it_changes(ready, tmp_path, mo
 def test_rows_are_read_by_the_trainers_own_reader(ready, tmp_path):
     data = tmp_path / "d.jsonl"
     data.write_text('{"conversations": [}\n')
-    answer = ready.answers({"data": str(data), "rows": ROWS.read_text()})
+    answer = ready.answers({"data": str(data), "rows": read_rows_program(ROOT)})
     assert answer["rows"]["problem_count"] == 1
     assert answer["rows"]["problems"][0]["line"] == 1
     assert answer["data"]["count"] == 1
