@@ -20,7 +20,7 @@ from provision.findings import SSH, Finding, Level, Report
 from provision.inventory import Host, Inventory
 from provision.remote import SshFiles, SshOptions, make_connection, read_ssh_files
 from provision.session import Remote, Say
-from provision.steps import Plan
+from provision.steps import Phase, Plan
 
 T = TypeVar("T")
 
@@ -89,13 +89,17 @@ class Fleet:
         end; later phases are then not begun.
         """
         for phase in plan.phases:
-            say(f"{phase.name}: {', '.join(phase.hosts)}")
-            outcomes = self.fan_out(lambda remote, p=phase: remote.apply(p, say), phase.hosts)  # type: ignore[misc]
-            errors = [e for e in outcomes.values() if isinstance(e, ProvisionError)]
+            errors = list(self.apply_phase(phase, say).values())
             for error in errors[1:]:
                 say(str(error))
             if errors:
                 raise errors[0]
+
+    def apply_phase(self, phase: Phase, say: Say) -> dict[str, ProvisionError]:
+        """Carry out one phase, hosts side by side: the errors of those where it failed."""
+        say(f"{phase.name}: {', '.join(phase.hosts)}")
+        outcomes = self.fan_out(lambda remote: remote.apply(phase, say), phase.hosts)
+        return {host: e for host, e in outcomes.items() if isinstance(e, ProvisionError)}
 
     @cached_property
     def _ssh_files(self) -> SshFiles:

@@ -18,7 +18,7 @@ from typing import Any
 from invoke.exceptions import CommandTimedOut
 
 from provision.errors import HostError, UnreachableError
-from provision.remote import explain, hung_up
+from provision.remote import KEEPALIVE_SECONDS, explain, hung_up, limit_silence
 from provision.script import parse_answer, script_argv, text_argv
 from provision.steps import Phase, Put, Run, Step
 from provision.talk import Talk
@@ -41,7 +41,8 @@ class Remote:
                 return
             try:
                 self._open()
-                self.cxn.transport.set_keepalive(15)
+                self.cxn.transport.set_keepalive(KEEPALIVE_SECONDS)
+                limit_silence(self.cxn)
             except Exception as error:  # noqa: BLE001 - paramiko raises many unrelated types
                 raise explain(self.label, error, self.cxn) from None
 

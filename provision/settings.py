@@ -69,6 +69,8 @@ DEFAULTS: dict[str, Any] = {
     "master_port": 29500,
     "locked": False,
     "deep": False,
+    "wait": 0,
+    "partial": False,
     "run": None,
     "follow": False,
     "rank": None,
@@ -139,6 +141,8 @@ class Settings:
     master_port: int
     locked: bool
     deep: bool
+    wait: int
+    partial: bool
     run: str | None
     follow: bool
     rank: int | None
@@ -155,7 +159,7 @@ _LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _COUNTS = {"rank", "tail"}
-_NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
+_NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port", "wait"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:

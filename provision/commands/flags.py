@@ -56,6 +56,8 @@ HELP = {
     "tail": "only the last so many lines of each host",
     "detach": "start the run, say how to attach to it, and leave it running",
     "checkpoints": "bring checkpoints too, optimizer states and all",
+    "wait": "seconds to wait for another command that is at work on a host (default 0: fail at once)",
+    "partial": "leave out hosts that fail, and go on with the others",
     "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
     "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
     "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from provision.deploy.spec import EnvSpec
+from provision.deploy.switch import DEPLOY, SWITCH, use_step
 from provision.hosts.facts import HostFacts
 from provision.script import script_argv
 from provision.steps import Phase, Plan, Put, Run, Step
@@ -29,7 +30,7 @@ def plan_deploy(spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Plan:
             name="install", steps=tuple(_install(spec, h, facts) for h, facts in lacking.items())
         ),
         Phase(name="prove", steps=tuple(_prove(spec, h, facts) for h, facts in lacking.items())),
-        Phase(name="switch", steps=tuple(_switch(spec, host) for host in stale)),
+        Phase(name=SWITCH, steps=tuple(_switch(spec, host) for host in stale)),
     )
     return Plan(
         title=f"deploy environment {spec.name} ({spec})",
@@ -114,11 +115,8 @@ def _prove(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
 
 
 def _switch(spec: EnvSpec, host: str) -> Step:
-    do = Run(
-        argv=script_argv("install", ["switch", spec.name]),
-        title=f"~/.zerofleet/current -> envs/{spec.name}",
-    )
-    return Step(host=host, do=do, why="put the environment to use, now that all hosts have it")
+    why = "put the environment to use, now that all hosts have it"
+    return use_step(host, spec.name, DEPLOY, why)
 
 
 def deployed(

@@ -1,7 +1,6 @@
-"""Make an environment on a host, or put one to use.
+"""Make an environment on a host.
 
     install.py create JSON    a virtual environment with hash-locked packages and the pushed wheels
-    install.py switch NAME    ~/.zerofleet/current -> envs/NAME, atomically
 
 An environment counts only once prove.py wrote its complete.json. One whose packages are not all
 installed is made anew.
@@ -129,18 +128,5 @@ def create(wanted: dict[str, Any]) -> None:
             stream.write("all packages; complete.json says that they were proved\n")
 
 
-def switch(name: str) -> None:
-    """Point ``current`` at a complete environment; a link is replaced in one step."""
-    if not os.path.exists(os.path.join(ENVS, name, "complete.json")):
-        fail("envs/%s is not complete" % name)
-    current = os.path.join(HOME, ".zerofleet", "current")
-    fresh = "%s.%d" % (current, os.getpid())
-    os.symlink(os.path.join("envs", name), fresh)
-    os.replace(fresh, current)
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "create":
-        create(json.loads(sys.argv[2]))
-    else:
-        switch(sys.argv[2])
+    create(json.loads(sys.argv[2]))

@@ -1,0 +1,89 @@
+"""The steps of a deploy: what it would do, and doing it while every host is ours alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from provision.deploy.apply import Deploying, apply_deploy
+from provision.deploy.hold import Hold, apply_hold
+from provision.deploy.plan import plan_deploy
+from provision.deploy.spec import EnvSpec
+from provision.errors import ProvisionError
+from provision.findings import Report
+from provision.fleet import Fleet, error_report
+from provision.hosts.facts import HostFacts, gather_facts
+from provision.hosts.parity import compare
+from provision.settings import Settings
+from provision.show import Answer
+from provision.steps import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deploy:
+    """What is to be done, on hosts that are what ``facts`` say."""
+
+    plan: Plan
+    facts: Mapping[str, HostFacts]
+
+    @property
+    def before(self) -> dict[str, str | None]:
+        """The environment that each host uses so far."""
+        return {host: facts.environment.get("lock") for host, facts in self.facts.items()}
+
+
+def gather_deploy(
+    out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, hosts: Sequence[str] = ()
+) -> Deploy:
+    """Ask the hosts what they are, hold them against the wheel, and plan.
+
+    The command ends here if one does not fit; with ``--partial`` only if none does.
+    """
+    gathered = gather_facts(fleet, say=out.say)
+    found = {host: f for host, f in gathered.facts.items() if not hosts or host in hosts}
+    fits = compare(spec.manifest, s.torch, found, deployed=False)
+    report = Report(findings=(*error_report(gathered.errors).findings, *fits.findings))
+    facts = left_of(out, s, found, report)
+    return Deploy(plan=plan_deploy(spec, facts), facts=facts)
+
+
+def left_of(
+    out: Answer, s: Settings, facts: Mapping[str, HostFacts], report: Report
+) -> Mapping[str, HostFacts]:
+    """The hosts that a report leaves: all of them or, with ``--partial``, those that are well."""
+    failing = {finding.host for finding in report.failing}
+    left = {host: found for host, found in facts.items() if host not in failing}
+    if not s.partial or not left:
+        out.require(report)
+    else:
+        out.report(report)
+    return left
+
+
+@contextmanager
+def locked(
+    out: Answer, s: Settings, fleet: Fleet, what: str, hosts: Sequence[str] = ()
+) -> Iterator[Hold]:
+    """The hosts' locks; the command ends here if another controller has one (``--wait``)."""
+    with apply_hold(fleet, what, out.say, hosts=hosts, wait=s.wait) as hold:
+        out.require(hold.report)
+        yield hold
+
+
+def apply_planned(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, first: Deploy) -> Deploy:
+    """Carry out a deploy under the hosts' locks, planned anew: another's may just have ended."""
+    if first.plan.empty:
+        return first
+    with locked(out, s, fleet, f"deploy {spec.name}", tuple(first.facts)) as hold:
+        deploy = gather_deploy(out, s, fleet, spec, tuple(first.facts))
+        how = Deploying(before=deploy.before, confirm=hold.apply_confirm, partial=s.partial)
+        failed = apply_deploy(fleet, deploy.plan, how, out.say)
+    return without_failed(out, deploy, failed)
+
+
+def without_failed(out: Answer, deploy: Deploy, failed: Mapping[str, ProvisionError]) -> Deploy:
+    """The deploy of the hosts on which it came to its end; the others are findings."""
+    out.report(error_report(failed))
+    done = {host: facts for host, facts in deploy.facts.items() if host not in failed}
+    return Deploy(plan=deploy.plan, facts=done)
