@@ -10,7 +10,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,25 @@ _RECONNECTS = 3
 _PAUSE = 2.0
 
 Events = queue.Queue[tuple[str, dict[str, Any]]]
+
+
+def _everything(_: Mapping[str, Any]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How a run is followed.
+
+    ``tail``: begin with the last so many lines of each file (None: from the start). ``stops``:
+    when one host fails, the others are told to stop. ``detaches``: Ctrl-C ends the following, not
+    the run. ``shows``: which of follow's events count.
+    """
+
+    tail: int | None = None
+    stops: bool = True
+    detaches: bool = False
+    shows: Callable[[Mapping[str, Any]], bool] = _everything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,27 +85,50 @@ def apply_launch(
     Raises the error of a host where the run could not be started, after it was stopped on all
     others.
     """
+    apply_start(fleet, launch, say)
+    watch, interrupted = apply_watch(fleet, launch.run_dirs, say)
+    outcome = parse_outcome(
+        launch.run,
+        watch.exits,
+        lost=watch.lost,
+        clock_offsets=clock_offsets,
+        stopping=interrupted,
+    )
+    outputs = {node.host: node.output for node in launch.nodes}
+    return apply_results(
+        fleet, outcome, launch.run_dirs, outputs, runs, say, interrupted=interrupted
+    )
+
+
+def apply_start(fleet: Fleet, launch: LaunchPlan, say: Say) -> None:
+    """Start the run everywhere, or nowhere: the first host's error after it was stopped again."""
     try:
         fleet.apply(launch.plan, say)
     except BaseException:
         say("the run could not be started everywhere: stopping it where it was")
-        apply_stop(fleet, launch, tuple(launch.run_dirs))
+        apply_stop(fleet, launch.run_dirs, tuple(launch.run_dirs))
         raise
-    watch, interrupted = apply_watch(fleet, launch, say)
-    folder = runs / launch.run
-    adapter = apply_collect(fleet, launch, folder, say)
+
+
+def apply_results(
+    fleet: Fleet,
+    outcome: RunOutcome,
+    run_dirs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    runs: Path,
+    say: Say,
+    *,
+    interrupted: bool = False,
+) -> RunResult:
+    """Collect a run that has ended below ``runs``, hosts in node_rank order."""
+    folder = runs / outcome.run
+    apply_collect(fleet, run_dirs, outputs, folder, say)
     return RunResult(
-        outcome=parse_outcome(
-            launch.run,
-            watch.exits,
-            lost=watch.lost,
-            clock_offsets=clock_offsets,
-            stopping=interrupted,
-        ),
+        outcome=outcome,
         interrupted=interrupted,
         collected=folder,
-        adapter=adapter,
-        optimizer=read_optimizer(folder / "hosts" / launch.nodes[0].host / "metrics.jsonl"),
+        adapter=folder / "output",
+        optimizer=read_optimizer(folder / "hosts" / next(iter(run_dirs)) / "metrics.jsonl"),
     )
 
 
@@ -101,17 +143,23 @@ def read_optimizer(metrics: Path) -> str | None:
     return None
 
 
-def apply_stop(fleet: Fleet, launch: LaunchPlan, hosts: Sequence[str]) -> None:
+def apply_stop(fleet: Fleet, run_dirs: Mapping[str, str], hosts: Sequence[str]) -> None:
     """Ask the supervisors of these hosts to stop the run; those that can't be reached are left."""
-    fleet.ask("supervise", {host: ["stop", launch.run_dirs[host]] for host in hosts})
+    if hosts:
+        fleet.ask("supervise", {host: ["stop", run_dirs[host]] for host in hosts})
 
 
-def apply_watch(fleet: Fleet, launch: LaunchPlan, say: Say) -> tuple[Watch, bool]:
-    """Follow every host until all have ended or are lost. True if Ctrl-C stopped the run."""
-    events: Events = queue.Queue()
-    turn = Turn(watch=begin_watch(tuple(launch.run_dirs), time.monotonic()))
-    follow = _Followers(fleet, launch, events)
-    for host in launch.run_dirs:
+def apply_watch(
+    fleet: Fleet, run_dirs: Mapping[str, str], say: Say, view: View | None = None
+) -> tuple[Watch, bool]:
+    """Follow every host until all have ended or are lost, or Ctrl-C ends that.
+
+    True after Ctrl-C: it has stopped the run, or left it to itself if ``view`` only looks on.
+    """
+    view, events = view or View(), Events()
+    turn = Turn(watch=begin_watch(tuple(run_dirs), time.monotonic()))
+    follow = _Followers(fleet, run_dirs, events, view)
+    for host in run_dirs:
         follow.start(host, turn.watch)
     interrupted = False
     while not turn.done:
@@ -120,12 +168,14 @@ def apply_watch(fleet: Fleet, launch: LaunchPlan, say: Say) -> tuple[Watch, bool
         except KeyboardInterrupt:
             if interrupted:
                 raise
+            if view.detaches:
+                return turn.watch, True
             interrupted = True
             turn = stop_all(turn.watch, "Ctrl-C (again: stop watching; the hosts go on stopping)")
         for line in turn.lines:
             say(line)
-        if turn.stop:
-            apply_stop(fleet, launch, turn.stop)
+        if turn.stop and view.stops:
+            apply_stop(fleet, run_dirs, turn.stop)
     return turn.watch, interrupted
 
 
@@ -142,23 +192,29 @@ def _next(watch: Watch, events: Events, follow: _Followers) -> Turn:
         follow.restart(host, watch, event["broken"])
         return Turn(watch=watch)
     follow.heard(host)
+    if not follow.view.shows(event):
+        return Turn(watch=watch)
     return advance(watch, host, event, time.monotonic())
 
 
 class _Followers:
     """One thread a host that runs follow.py there and queues its events."""
 
-    def __init__(self, fleet: Fleet, launch: LaunchPlan, events: Events) -> None:
-        self._fleet, self._launch, self._events = fleet, launch, events
-        self._tries: dict[str, int] = dict.fromkeys(launch.run_dirs, 0)
+    def __init__(
+        self, fleet: Fleet, run_dirs: Mapping[str, str], events: Events, view: View
+    ) -> None:
+        self._fleet, self._run_dirs, self._events, self.view = fleet, run_dirs, events, view
+        self._tries: dict[str, int] = dict.fromkeys(run_dirs, 0)
         #: When each host's present connection was begun: it too is given time to speak.
         self.begun: dict[str, float] = {}
-        self._current: dict[str, int] = dict.fromkeys(launch.run_dirs, 0)
+        self._current: dict[str, int] = dict.fromkeys(run_dirs, 0)
 
     def start(self, host: str, watch: Watch) -> None:
         """Follow a host from where it was read to."""
         offsets = json.dumps(dict(watch.hosts[host].offsets))
-        args = [self._launch.run_dirs[host], "--from-offsets", offsets]
+        args = [self._run_dirs[host], "--from-offsets", offsets]
+        if self.view.tail is not None:
+            args += ["--tail", str(self.view.tail)]
         self.begun[host] = time.monotonic()
         number, pause = self._current[host], _PAUSE * self._tries[host]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import Any
 
 from provision.errors import HostError, ProvisionError
 from provision.fleet import Fleet
-from provision.launch.plan import LaunchPlan
 from provision.session import Remote, Say
 
 #: What of a run folder is worth having at hand, beside the output.
 _RECORDS = ("exit.json", "plan.json", "node.log", "supervisor.log", "metrics.jsonl")
+#: Seconds between two lines of progress; a file of so many bytes is named before it comes.
+_SAY_EVERY, _LARGE = 3.0, 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +33,18 @@ class Fetch:
 
 
 def plan_collect(
-    launch: LaunchPlan, outputs: Mapping[str, str], files: Mapping[str, Sequence[Mapping[str, Any]]]
+    run_dirs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    files: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> tuple[Fetch, ...]:
-    """What to bring. Pure.
+    """What to bring, hosts in node_rank order. Pure.
 
     Only global rank 0's host gets the model, the others their own shards of a checkpoint: so the
     output is the union over hosts, node 0's file where several have one of the same name.
     Raises HostError for a file of neither folder: what a host answers names no place here.
     """
     fetches: dict[str, Fetch] = {}
-    for host, run_dir in launch.run_dirs.items():
+    for host, run_dir in run_dirs.items():
         for file in files.get(host, ()):
             path = str(file["path"])
             target = _target(host, path, outputs[host], run_dir)
@@ -68,42 +73,106 @@ def _target(host: str, path: str, output: str, run_dir: str) -> str:
     )
 
 
-def apply_collect(fleet: Fleet, launch: LaunchPlan, folder: Path, say: Say) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """A run's local folder after it was collected.
+
+    ``came`` files, ``kept`` that were here already; ``missing``: why nothing came, for each host
+    that could not be read.
+    """
+
+    folder: Path
+    came: int
+    kept: int
+    size: int
+    missing: Mapping[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """The keys that ``invoke collect`` adds to ``--json``."""
+        return {
+            "collected": str(self.folder),
+            "files": self.came,
+            "kept": self.kept,
+            "bytes": self.size,
+            "not_collected": dict(self.missing),
+        }
+
+
+def apply_collect(
+    fleet: Fleet,
+    run_dirs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    folder: Path,
+    say: Say,
+    *,
+    checkpoints: bool = False,
+) -> Collected:
     """Bring output and records below ``folder``; every file is held against its hash there.
 
-    A host that can't be read any more is said and left out: what the others have still comes.
+    What is here already, byte for byte, stays. Checkpoints come only when asked for: with
+    optimizer states, each can be many times the model. A host that can't be read any more is said
+    and left out: what the others have still comes.
     """
-    outputs = {node.host: node.output for node in launch.nodes}
+    flags = [] if checkpoints else ["--no-checkpoints"]
     args: dict[str, Sequence[str]] = {
-        host: ["list", outputs[host], *[f"{run_dir}/{name}" for name in _RECORDS]]
-        for host, run_dir in launch.run_dirs.items()
+        host: ["list", *flags, outputs[host], *[f"{run_dir}/{name}" for name in _RECORDS]]
+        for host, run_dir in run_dirs.items()
     }
     files: dict[str, Sequence[Mapping[str, Any]]] = {}
+    missing: dict[str, str] = {}
     for host, answer in fleet.ask("collect", args).items():
         if isinstance(answer, ProvisionError):
             say(f"not collected: {answer}")
+            missing[host] = str(answer)
         else:
             files[host] = answer["files"]  # type: ignore[assignment]
-    fetches = plan_collect(launch, outputs, files)
+    wanted = plan_collect(run_dirs, outputs, files)
+    fetches = [fetch for fetch in wanted if read_digest(folder / fetch.target) != fetch.sha256]
     total = sum(fetch.size for fetch in fetches)
     say(f"collecting {len(fetches)} files, {total:,} bytes, to {folder}")
+    _apply_fetches(fleet, tuple(files), fetches, folder, say)
+    kept = len(wanted) - len(fetches)
+    return Collected(folder=folder, came=len(fetches), kept=kept, size=total, missing=missing)
+
+
+def _apply_fetches(
+    fleet: Fleet, hosts: Sequence[str], fetches: Sequence[Fetch], folder: Path, say: Say
+) -> None:
+    """Bring the files, hosts side by side, and say how far it is."""
+    total, lock = sum(fetch.size for fetch in fetches), threading.Lock()
+    done, told = 0, time.monotonic()
 
     def call(remote: Remote) -> None:
+        nonlocal done, told
         for fetch in fetches:
-            if fetch.host == remote.label:
-                _apply_fetch(remote, fetch, folder)
+            if fetch.host != remote.label:
+                continue
+            if fetch.size > _LARGE:
+                say(f"[{fetch.host}] {fetch.target}: {fetch.size:,} bytes")
+            _apply_fetch(remote, fetch, folder)
+            with lock:
+                done += fetch.size
+                if time.monotonic() - told > _SAY_EVERY:
+                    told = time.monotonic()
+                    say(f"collected {done:,} of {total:,} bytes")
 
-    for error in fleet.fan_out(call, tuple(files)).values():
+    for error in fleet.fan_out(call, hosts).values() if hosts else ():
         if error is not None:
             raise error
-    return folder / "output"
+
+
+def read_digest(path: Path) -> str | None:
+    """sha256 of a file here, in hexadecimal; None without one."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _apply_fetch(remote: Remote, fetch: Fetch, folder: Path) -> None:
     target = folder / fetch.target
     remote.get(fetch.source, target)
-    with target.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = read_digest(target) or ""
     if found != fetch.sha256:
         target.unlink()
         raise HostError(

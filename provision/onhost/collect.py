@@ -1,9 +1,10 @@
 """List the files below folders, with their hashes, to be fetched.
 
-    collect.py list FOLDER…    answers {"files": [{"path", "size", "sha256"}]}, paths absolute
+    collect.py list [--no-checkpoints] FOLDER…
+                               answers {"files": [{"path", "size", "sha256"}]}, paths absolute
 
-A folder that is not there holds no file; a file is taken as it is. Standard library only, Python
-3.8 or later.
+A folder that is not there holds no file; a file is taken as it is. ``--no-checkpoints`` goes past
+the ``checkpoint-N`` folders right below a FOLDER. Standard library only, Python 3.8 or later.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from typing import Iterator
 
+CHECKPOINT = re.compile(r"checkpoint-\d+$")
 
-def below(folder: str) -> Iterator[str]:
+
+def below(folder: str, checkpoints: bool) -> Iterator[str]:
     """Regular files below a folder, sorted; links are not followed out of it."""
     if os.path.isfile(folder):
         yield folder
     for root, folders, names in os.walk(folder):
+        if root == folder and not checkpoints:
+            folders[:] = [name for name in folders if not CHECKPOINT.match(name)]
         folders.sort()
         for name in sorted(names):
             path = os.path.join(root, name)
@@ -37,9 +43,10 @@ def digest(path: str) -> str:
 
 
 if __name__ == "__main__":
+    skip = sys.argv[2:3] == ["--no-checkpoints"]
     files = [
         {"path": path, "size": os.path.getsize(path), "sha256": digest(path)}
-        for folder in sys.argv[2:]
-        for path in below(os.path.abspath(os.path.expanduser(folder)))
+        for folder in sys.argv[3 if skip else 2 :]
+        for path in below(os.path.abspath(os.path.expanduser(folder)), not skip)
     ]
     print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps({"files": files}))

@@ -1,6 +1,6 @@
 """Follow one node of a run: its log, its metrics and its end, as they happen.
 
-    follow.py RUN_DIR [--from-offsets '{"log": 1234, "metric": 567}']
+    follow.py RUN_DIR [--from-offsets '{"log": 1234, "metric": 567}'] [--tail N] [--once]
 
 Standard library only, Python >= 3.8, Linux, one self-contained file: it is sent to hosts as it is.
 Writes one JSON object a line to stdout:
@@ -12,7 +12,9 @@ Writes one JSON object a line to stdout:
     {"lost": "why"}                                  the supervisor is gone without exit.json; the
                                                      last line, exit code 1
 
-A line still being written waits for its end, or for the run's. Ends at once, with exit code 0,
+``--tail N`` begins with the last N lines of each file that offsets do not name; ``--once`` ends,
+with exit code 0, after what is there now. A line still being written waits for its end, or for the
+run's. Ends at once, with exit code 0,
 when nobody reads stdout any more.
 """
 
@@ -92,6 +94,25 @@ class Tail:
             yield line.decode("utf-8", "replace").rstrip("\r\n"), self.offset
 
 
+def last_lines(path: str, count: int) -> int:
+    """The offset in bytes where the last ``count`` lines of a file begin; 0 without a file."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.seek(0, os.SEEK_END)
+            tail = b""
+            # One line end more than lines: the one before the first of them.
+            while begin > 0 and tail.rstrip(b"\n").count(b"\n") < count:
+                size = min(LONGEST, begin)
+                begin -= size
+                file.seek(begin)
+                tail = file.read(size) + tail
+    except FileNotFoundError:
+        return 0
+    lines = tail.split(b"\n")
+    lines = lines[:-1] if lines[-1] == b"" else lines
+    return begin + sum(len(line) + 1 for line in lines[: max(0, len(lines) - count)])
+
+
 def events(log: Tail, metrics: Tail, final: bool) -> Iterator[dict[str, Any]]:
     """What is new in a run's two growing files."""
     for line, offset in log.read(final):
@@ -115,10 +136,17 @@ def wait(reader_gone: select.poll) -> None:
         raise BrokenPipeError
 
 
-def follow(run_dir: str, offsets: dict[str, int]) -> int:
+def tail_of(path: str, offset: int | None, tail: int | None) -> Tail:
+    """A file's lines from an offset on, else its last ``tail`` lines, else all."""
+    if offset is None:
+        offset = 0 if tail is None else last_lines(path, tail)
+    return Tail(path, offset)
+
+
+def follow(run_dir: str, offsets: dict[str, int], tail: int | None, once: bool) -> int:
     """Say what happens until the run ends; the exit code."""
-    log = Tail(os.path.join(run_dir, "node.log"), offsets.get("log", 0))
-    metrics = Tail(os.path.join(run_dir, "metrics.jsonl"), offsets.get("metric", 0))
+    log = tail_of(os.path.join(run_dir, "node.log"), offsets.get("log"), tail)
+    metrics = tail_of(os.path.join(run_dir, "metrics.jsonl"), offsets.get("metric"), tail)
     reader_gone = select.poll()
     reader_gone.register(sys.stdout.fileno(), 0)  # POLLERR and POLLHUP are always reported
     started, alive = time.monotonic(), 0.0
@@ -129,8 +157,10 @@ def follow(run_dir: str, offsets: dict[str, int]) -> int:
         late = time.monotonic() - started > NO_RECORD
         lost = read_lost(record) if record else "no supervisor has started this run" * late
         ended = read_json(os.path.join(run_dir, "exit.json"))
-        for event in events(log, metrics, final=bool(ended or lost)):
+        for event in events(log, metrics, final=bool(ended or lost or once)):
             say(event)
+        if once:
+            return 0
         if ended or lost:
             say({"exit": ended} if ended else {"lost": lost})
             return 0 if ended else 1
@@ -145,13 +175,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="follow.py")
     parser.add_argument("run_dir")
     parser.add_argument("--from-offsets", type=json.loads, default={})
+    parser.add_argument("--tail", type=int)
+    parser.add_argument("--once", action="store_true")
     options = parser.parse_args(arguments)
     run_dir = os.path.abspath(os.path.expanduser(options.run_dir))
     try:
         if not os.path.isdir(run_dir):
             say({"lost": "no such run folder: %s" % run_dir})
             return 1
-        return follow(run_dir, options.from_offsets)
+        return follow(run_dir, options.from_offsets, options.tail, options.once)
     except BrokenPipeError:
         # Python flushes stdout on its way out: give it something that can be written to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

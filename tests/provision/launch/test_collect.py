@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from provision.errors import HostError
 from provision.launch.collect import plan_collect
 
-LAUNCH = SimpleNamespace(run_dirs={"node1": "/home/a/runs/r", "node2": "/home/b/runs/r"})
+RUN_DIRS = {"node1": "/home/a/runs/r", "node2": "/home/b/runs/r"}
 
 
 def file(path: str, sha: str = "0") -> dict[str, object]:
@@ -17,7 +15,7 @@ def file(path: str, sha: str = "0") -> dict[str, object]:
 
 
 def targets(outputs, files):
-    return {f.target: f.host for f in plan_collect(LAUNCH, outputs, files)}
+    return {f.target: f.host for f in plan_collect(RUN_DIRS, outputs, files)}
 
 
 def test_shards_of_all_hosts_meet_and_node_0s_file_wins():

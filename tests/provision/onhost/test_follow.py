@@ -144,3 +144,33 @@ def test_a_log_longer_than_one_read_is_read_to_its_end(
     (tmp_path / "log").write_text("aaa\nbbb\nccc\nddd\nee")
     tail = follow.Tail(str(tmp_path / "log"), 0)
     assert [line for line, _ in tail.read(final=True)] == ["aaa", "bbb", "ccc", "ddd", "ee"]
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "rest"),
+    [
+        ("a\nb\nc\n", 2, "b\nc\n"),
+        ("a\nb\nc", 2, "b\nc"),
+        ("a\nb\n", 9, "a\nb\n"),
+        ("a\nb\n", 0, ""),
+        ("a\n\n\n", 1, "\n"),
+        ("", 3, ""),
+        (f"a\n{'x' * 200_000}\nb\n", 2, f"{'x' * 200_000}\nb\n"),
+    ],
+)
+def test_where_the_last_lines_begin(tmp_path: Path, text: str, count: int, rest: str) -> None:
+    (log := tmp_path / "log").write_text(text)
+    assert text[follow.last_lines(str(log), count) :] == rest
+    assert follow.last_lines(str(tmp_path / "none"), count) == 0
+
+
+def test_the_last_lines_of_a_run_that_goes_on_and_no_more(
+    node: Any, followers: list[Follower]
+) -> None:
+    node.start("hang")
+    with (node.folder / "node.log").open("a") as log:
+        log.write("one\ntwo\nhalf")
+    followers.append(f := Follower(node.folder, "--once", "--tail", "2"))
+    assert [e["log"] for e in f.rest()] == ["two", "half"]
+    assert f.process.wait(5) == 0
+    node.command("stop")
