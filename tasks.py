@@ -32,6 +32,7 @@ from provision.commands.flags import (
     command,
     helps_of,
 )
+from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.running import gather_readiness, gather_room, read_ended
 from provision.demo.story import apply_demo
@@ -218,6 +219,7 @@ ns = Collection(
     hosts,
     parity,
     lock,
+    push,
     deploy,
     preflight,
     train,

@@ -62,6 +62,8 @@ DEFAULTS: dict[str, Any] = {
     "lora_rank": None,
     "model": None,
     "data": None,
+    "what": None,
+    "limit": None,
     "output": None,
     "recipe": str(CHECKOUT / "recipes" / "sft.yaml"),
     "set": {},
@@ -134,6 +136,8 @@ class Settings:
     lora_rank: str | None
     model: str | None
     data: str | None
+    what: Path | None
+    limit: str | None
     output: str | None
     recipe: Path
     set: Mapping[str, Any]
@@ -154,7 +158,7 @@ class Settings:
     allow_drift: str | None
 
 
-_PATHS = {"hosts", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
+_PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
 _LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

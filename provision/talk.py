@@ -18,6 +18,8 @@ from provision.script import parse_answer
 OnLine = Callable[[str], None]
 
 _END = b">>ZEROFLEET"
+#: What one SSH packet holds: https://www.rfc-editor.org/rfc/rfc4253#section-6.1
+_PACKET = 1 << 15
 #: Scripts that work for longer say ZEROFLEET-ALIVE every five seconds.
 SILENCE_SECONDS = 36.0
 
@@ -36,6 +38,22 @@ class Talk:
             self.channel.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             raise self._ended() from None
+
+    def send_bytes(self, message: Mapping[str, object], data: bytes) -> None:
+        """Likewise, with raw bytes behind it; it may take as long as the script takes to read."""
+        left = memoryview(json.dumps(message).encode() + b"\n" + data)
+        while left:
+            try:
+                left = left[self.channel.send(bytes(left[:_PACKET])) :]
+            except TimeoutError:
+                continue  # receive(), in another thread, sets the limit for both directions
+            except OSError:
+                raise HostError(
+                    f"{self.label}: conversation",
+                    found="it ended",
+                    expected="a script that reads",
+                    remedy="run the command again",
+                ) from None
 
     def receive(self, timeout: float, on_line: OnLine | None = None) -> dict[str, object]:
         """The script's next answer; HostError if it ended, or if none came in ``timeout`` s.

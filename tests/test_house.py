@@ -27,7 +27,17 @@ SHARED = {
     "names",
     "talk",
 }
-STAGES = {"wheel", "build", "hosts", "deploy", "memory", "preflight", "launch", "demo"}
+STAGES = {
+    "wheel",
+    "build",
+    "hosts",
+    "push",
+    "deploy",
+    "memory",
+    "preflight",
+    "launch",
+    "demo",
+}
 #: What tasks.py is made of: it sees every room, and only tasks.py sees it.
 COMMANDS = "commands"
 #: What a stage may read of another: the one way that data goes.
@@ -35,6 +45,7 @@ EDGES = {
     "wheel": set(),
     "build": {"wheel"},
     "hosts": {"wheel"},  # parity and lock hold hosts against one
+    "push": set(),  # steps, whoever planned them
     "deploy": {"wheel", "hosts"},
     "preflight": {"hosts"},
     "memory": {"hosts", "preflight"},  # GPUs and memory; the model's config as a host answered
@@ -47,6 +58,7 @@ ONLY_IN = {
     "paramiko": {"provision.remote"},
     "rich": {"provision.show"},
     "asyncssh": {"provision.demo.sshd"},
+    "cryptography": {"provision.push.certificate"},
     "torch": set(),
     "transformers": set(),
     "deepspeed": set(),

@@ -37,6 +37,8 @@ HELP = {
     "on": "[user@]host[:port] to build on, over SSH; the wheel comes here",
     "jobs": "compilers at once (default: as many as cores and memory allow)",
     "path": "the .whl file of a DeepSpeed wheel, whoever built it",
+    "what": "file or folder of this machine: a model, data",
+    "limit": "bytes a second that no machine is to send more of, as in 50MB/s (default: no limit)",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
@@ -112,7 +114,7 @@ _SWITCHES = (
     "json",
 )
 #: Flags that may be given by position: they have to be given.
-_POSITIONAL = ("run",)
+_POSITIONAL = ("run", "what")
 #: Flags with one letter too: those that everybody's fingers know.
 _SHORT = {"follow": "f"}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from provision.commands.pushing import gather_local
 from provision.commands.reach import connected_fleet, gather_all, read_choice
 from provision.deploy.spec import EnvSpec
 from provision.findings import Report
@@ -54,6 +55,7 @@ def gather_readiness(
     """Ask every host, and the network between them, whether this run could start."""
     found = fleet.fan_out(lambda remote: str(remote.cxn.host))
     out.require(error_report(found))
+    s = gather_local(out, s, fleet)
     addresses = {host: str(address) for host, address in found.items()}
     facts = gather_all(out, fleet, list(addresses.values()))
     ways = choose_ways(facts, addresses)

@@ -2,15 +2,22 @@
 
     place.py folders TARGET…               make each target's folder; answers absolute targets
     place.py files [TARGET SHA256 MODE]…   hash TARGET.partial, then rename it to TARGET
+    place.py look                          what the store holds of what stdin's one line asks for
+    place.py tree SHA256 NAME              make the folder store/SHA256/NAME of its manifest
 
-Relative targets are below HOME. Standard library only, Python 3.8 or later.
+Relative targets are below HOME. A manifest is what sha256sum writes and reads; the folder's files
+are hard links to the store's, so what several folders share is there, and pushed, once.
+
+Standard library only, Python 3.8 or later.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 
 
@@ -28,14 +35,19 @@ def digest(path: str) -> str:
     return sha.hexdigest()
 
 
-def folders(targets: list[str]) -> dict[str, list[str]]:
-    """Make the targets' folders; our own below ~/.zerofleet are private."""
-    made = [absolute(target) for target in targets]
+def make_folder(path: str) -> None:
+    """A folder and those above it; our own below ~/.zerofleet are private."""
     own = absolute(".zerofleet")
+    if (path + os.sep).startswith(own + os.sep):
+        os.makedirs(own, mode=0o700, exist_ok=True)
+    os.makedirs(path, exist_ok=True)
+
+
+def folders(targets: list[str]) -> dict[str, list[str]]:
+    """Make the targets' folders."""
+    made = [absolute(target) for target in targets]
     for path in made:
-        if path.startswith(own + os.sep):
-            os.makedirs(own, mode=0o700, exist_ok=True)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        make_folder(os.path.dirname(path))
     return {"targets": made}
 
 
@@ -54,6 +66,42 @@ def files(triples: list[str]) -> dict[str, list[str]]:
     return {"problems": problems}
 
 
+def stored(sha256: str) -> str:
+    """The file of that hash in the store, whatever its name; "" if it is not there."""
+    folder = absolute(os.path.join(".zerofleet/store", sha256))
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    paths = [os.path.join(folder, name) for name in names if not name.endswith(".partial")]
+    return next((path for path in paths if os.path.isfile(path)), "")
+
+
+def look(_: list[str]) -> dict[str, object]:
+    """Of {"path", "sha256s"}: whether the path is there, and which of the files are."""
+    asked = json.loads(sys.stdin.readline())
+    there = os.path.exists(absolute(asked["path"]))
+    held = [] if there else [sha256 for sha256 in asked["sha256s"] if stored(sha256)]
+    return {"there": there, "held": held, "path": absolute(asked["path"])}
+
+
+def tree(args: list[str]) -> dict[str, object]:
+    """Make a folder of the store; its name is there only when it is whole."""
+    folder = absolute(os.path.join(".zerofleet/store", args[0]))
+    target = os.path.join(folder, args[1])
+    made = target + ".partial"
+    with open(os.path.join(folder, "manifest"), encoding="utf-8") as lines:
+        fcntl.flock(lines, fcntl.LOCK_EX)  # two pushes of one folder
+        if not os.path.isdir(target):
+            shutil.rmtree(made, ignore_errors=True)
+            for line in lines:
+                sha256, _, path = line.rstrip("\n").partition("  ")
+                name = os.path.join(made, path)
+                os.makedirs(os.path.dirname(name), exist_ok=True)
+                os.link(stored(sha256), name)
+            os.rename(made, target)
+    return {"path": target}
+
+
 if __name__ == "__main__":
-    answer = {"folders": folders, "files": files}[sys.argv[1]](sys.argv[2:])
+    answer = {"folders": folders, "files": files, "look": look, "tree": tree}[sys.argv[1]](
+        sys.argv[2:]
+    )
     print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer))

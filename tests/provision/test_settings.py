@@ -35,6 +35,11 @@ def test_the_deep_test_is_asked_for():
     assert make_settings({}, {"deep": True}, HERE).deep is True
 
 
+def test_what_is_pushed_is_of_this_machine():
+    assert make_settings({}, {"what": "models/m"}, HERE).what == HERE / "models/m"
+    assert make_settings({"limit": "50MB/s"}, {}, HERE).limit == "50MB/s"
+
+
 def test_absolute_paths_stay():
     assert make_settings({"runs": "/data/runs"}, {}, HERE).runs == Path("/data/runs")
 

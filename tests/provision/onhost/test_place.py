@@ -18,9 +18,10 @@ PATH = Path(provision.onhost.__file__).parent / "place.py"
 
 @pytest.fixture
 def place(tmp_path):
-    def run(*args):
+    def run(*args, given=None):
         done = subprocess.run(
             [sys.executable, str(PATH), *args],
+            input=json.dumps(given),
             env={**os.environ, "HOME": str(tmp_path)},
             capture_output=True,
             text=True,
@@ -53,3 +54,41 @@ def test_a_file_that_does_not_is_removed_and_the_old_one_kept(place, tmp_path):
     assert "sha256" in answer["problems"][0]
     assert (tmp_path / "x").read_bytes() == b"old"
     assert not (tmp_path / "x.partial").exists()
+
+
+def store(tmp_path, content: bytes, name: str) -> str:
+    sha = hashlib.sha256(content).hexdigest()
+    path = tmp_path / ".zerofleet" / "store" / sha / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return sha
+
+
+def test_a_folder_is_made_of_the_stores_files_and_takes_no_room(place, tmp_path):
+    first, second = store(tmp_path, b"one", "whatever"), store(tmp_path, b"two", "x")
+    text = f"{first}  a b.txt\n{second}  sub/ü\n{second}  again\n"
+    digest = store(tmp_path, text.encode(), "manifest")
+    assert place("look", given={"path": f".zerofleet/store/{digest}/m", "sha256s": [first, "0"]})[
+        "held"
+    ] == [first]
+    made = Path(place("tree", digest, "m")["path"])
+    assert made == tmp_path / ".zerofleet" / "store" / digest / "m"
+    assert (made / "a b.txt").read_bytes() == b"one"
+    assert (made / "sub" / "ü").samefile(made / "again")
+    assert place("tree", digest, "m")["path"] == str(made)  # and once more
+    looked = place("look", given={"path": f"~/.zerofleet/store/{digest}/m", "sha256s": [first]})
+    assert looked == {"there": True, "held": [], "path": str(made)}
+
+
+def test_a_folder_whose_making_was_interrupted_is_made_anew(place, tmp_path):
+    digest = store(tmp_path, (store(tmp_path, b"1", "x") + "  f\n").encode(), "manifest")
+    half = tmp_path / ".zerofleet" / "store" / digest / "m.partial"
+    half.mkdir()
+    (half / "f").write_bytes(b"old")
+    assert (Path(place("tree", digest, "m")["path"]) / "f").read_bytes() == b"1"
+    assert not half.exists()
+
+
+def test_half_a_file_is_not_held(place, tmp_path):
+    sha = store(tmp_path, b"1", "x.partial")
+    assert place("look", given={"path": "none", "sha256s": [sha]})["held"] == []

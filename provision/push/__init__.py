@@ -1,0 +1,1 @@
+"""Files onto every host, each byte out of the controller once."""

@@ -1,0 +1,66 @@
+"""Bytes a second: as a flag gives them, as a line of progress shows them, and held to."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+
+from provision.errors import ConfigError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?(?:/s)?", re.IGNORECASE)
+#: Hosts named in a line of progress: those that have the most to come.
+_NAMED = 4
+
+
+def parse_rate(text: str | None) -> float:
+    """``--limit`` in bytes/s: "50MB/s", "1.5G", "800k" (powers of ten); 0 where none is given.
+
+    Raises ConfigError for anything else, zero included.
+    """
+    if text is None:
+        return 0.0
+    found = _RATE.fullmatch(text.strip())
+    rate = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
+    if rate <= 0:
+        raise ConfigError(
+            "--limit", found=repr(text), expected="bytes a second", remedy="as in --limit 50MB/s"
+        )
+    return rate
+
+
+def size(count: float) -> str:
+    """Bytes in words: "1.2 GB" (powers of ten)."""
+    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= least:
+            return f"{count / least:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def progress(needed: Mapping[str, int], come: Mapping[str, int], rate: float) -> str:
+    """One line: bytes of all hosts, their rate, seconds left by it; the hosts that lack most."""
+    total, done = sum(needed.values()), sum(min(come[h], n) for h, n in needed.items())
+    left = f"{(total - done) / rate:.0f} s left" if rate > 0 else "nothing moves"
+    behind = sorted((h for h in needed if come[h] < needed[h]), key=lambda h: come[h] - needed[h])
+    hosts = ", ".join(f"{h} {100 * come[h] // needed[h]} %" for h in behind[:_NAMED])
+    more = f" and {len(behind) - _NAMED} more" if len(behind) > _NAMED else ""
+    return f"{size(done)} of {size(total)}, {size(rate)}/s, {left}; {hosts}{more}"
+
+
+class Pace:
+    """At most ``rate`` bytes a second over all threads that ask; 0: as fast as it goes."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._free, self._lock = rate, 0.0, threading.Lock()
+
+    def apply_wait(self, count: int) -> None:
+        """Wait until so many more bytes may go."""
+        if not self._rate:
+            return
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._free)
+            self._free = begin + count / self._rate
+        time.sleep(begin - now)
