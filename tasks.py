@@ -6,6 +6,7 @@ on stderr); those that change something take --dry-run (reads happen, the plan i
 """
 
 import os
+import sys
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,11 @@ from provision.commands.deploying import apply_planned, gather_deploy
 from provision.commands.flags import (
     BUILD,
     FLEET,
+    LAUNCH,
     LOCK,
     MEMORY,
     RUN,
+    SCRIPT,
     TRAIN,
     WHEEL,
     command,
@@ -35,6 +38,8 @@ from provision.commands.flags import (
 from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.running import gather_readiness, gather_room, read_ended
+from provision.commands.runs_tasks import TASKS as OF_RUNS
+from provision.commands.upkeep import clean, envs, rollback, undeploy
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed
 from provision.deploy.spec import read_env_spec
@@ -48,14 +53,13 @@ from provision.hosts.parity import compare
 from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.hosts.targets import fill_flags
 from provision.launch.apply import apply_launch
-from provision.launch.code import read_trainer_code
 from provision.launch.plan import plan_launch
 from provision.launch.prepare import (
     clock_offsets,
     make_run_spec,
     read_flags,
     read_new_run_id,
-    read_run_recipe,
+    read_program,
 )
 from provision.memory.advise import advise
 from provision.memory.asked import make_asked
@@ -150,7 +154,7 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, "wait", "partial", "dry_run")
+@command(*FLEET, *WHEEL, "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
     spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
@@ -161,7 +165,7 @@ def deploy(out, s):
     out.deployed(deployed(spec, done.plan, done.facts))
 
 
-@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "deep")
+@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, "deep")
 def preflight(out, s):
     """Ask every host, and the network between them, whether this run could start now."""
     recipe = read_flags(s)
@@ -174,17 +178,17 @@ def preflight(out, s):
             out.report(evaluate_deep(ready.wanted, found), full=True)
 
 
-@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, "runs", "dry_run")
+@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, "runs", "dry_run")
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
-    code = read_trainer_code(CHECKOUT)
-    recipe = read_run_recipe(s, code)
+    program = read_program(s, CHECKOUT, sys.argv)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with connected_fleet(s) as fleet:
-        ready = gather_readiness(out, s, fleet, env, recipe)
-        out.require(ready.report)
-        spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(), recipe, code)
-        out.plan(launch := plan_launch(spec, code, script_argv))
+        ready = gather_readiness(out, s, fleet, env, program.recipe)
+        (out.report if s.print_commands else out.require)(ready.report)
+        spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(program), program)
+        launch = plan_launch(spec, program.code, script_argv)
+        out.launch(launch, printed=s.print_commands)
         result = apply_launch(fleet, launch, s.runs, out.say, clock_offsets(ready.facts))
         read_ended(out, ready, result)
 
@@ -221,9 +225,14 @@ ns = Collection(
     lock,
     push,
     deploy,
+    envs,
+    rollback,
+    clean,
+    undeploy,
     preflight,
     train,
     memory,
     demo,
+    *OF_RUNS,
 )
 ns.configure({"zerofleet": DEFAULTS})

@@ -69,10 +69,22 @@ DEFAULTS: dict[str, Any] = {
     "set": {},
     "master_addr": None,
     "master_port": 29500,
+    "script": None,
+    "code": ".",
+    "include": None,
+    "exclude": None,
+    "nproc": None,
+    "launcher": "torchrun",
+    "env": {},
+    "print_commands": False,
     "locked": False,
     "deep": False,
     "wait": 0,
     "partial": False,
+    "to": None,
+    "keep_last": 1,
+    "pushed": False,
+    "with_runs": False,
     "run": None,
     "follow": False,
     "rank": None,
@@ -91,7 +103,8 @@ LOCK_NAME = "zerofleet.lock.json"
 class Settings:
     """All settings of one command, typed. Local paths are absolute; paths on hosts are text.
 
-    ``given`` names those that were flags of this command line.
+    ``given`` names those that were flags of this command line. ``env`` are the flags --env,
+    ``env_set`` invoke.yaml's own mapping.
     """
 
     given: frozenset[str]
@@ -143,10 +156,23 @@ class Settings:
     set: Mapping[str, Any]
     master_addr: str | None
     master_port: int
+    script: Path | None
+    code: Path
+    include: str | None
+    exclude: str | None
+    nproc: int | None
+    launcher: str
+    env: tuple[str, ...]
+    env_set: Mapping[str, Any]
+    print_commands: bool
     locked: bool
     deep: bool
     wait: int
     partial: bool
+    to: str | None
+    keep_last: int
+    pushed: bool
+    with_runs: bool
     run: str | None
     follow: bool
     rank: int | None
@@ -158,12 +184,13 @@ class Settings:
     allow_drift: str | None
 
 
-_PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file"}
+_PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file", "script", "code"}
 _LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-_COUNTS = {"rank", "tail"}
-_NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port", "wait"}
+_COUNTS = {"rank", "tail", "nproc"}
+_NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
+_NUMBERS |= {"wait", "keep_last"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:
@@ -181,11 +208,13 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values.update({key: value for key, value in given.items() if key != "set"})
     values["set"] = {**_pairs(config.get("set")), **_pairs(flags.get("set"))}
     values["given"] = frozenset(given)
+    values["env"] = tuple(flags.get("env") or ())
+    values["env_set"] = _pairs(config.get("env"), "env")
     values["zero_auto"] = values["zero"] == "auto"
     if values["zero_auto"]:  # until hosts are known; a stage that the offload asked for can have
         values["zero"] = 3 if values["offload"] == "all" else 2
     for key, value in values.items():
-        _require_plain(key, value)
+        _require_plain(key, list(value) if isinstance(value, tuple) else value)
     for key in _NUMBERS | {key for key in _COUNTS if values[key] is not None}:
         values[key] = _number(key, values[key])
     for key in _PATHS:
@@ -242,12 +271,16 @@ def _number(key: str, value: Any) -> int:
         ) from None
 
 
-def _pairs(given: Any) -> dict[str, Any]:
+def _pairs(given: Any, flag: str = "set") -> dict[str, Any]:
     """``set`` as a mapping: it is one in invoke.yaml, and a list of key=value from flags."""
     if given is None:
         return {}
     if isinstance(given, Mapping):
         return dict(given)
+    if flag != "set":
+        raise ConfigError(
+            f"invoke.yaml, {flag}", found=given, expected="NAME: value lines", remedy="correct it"
+        )
     pairs = {}
     for item in given:
         key, equals, value = str(item).partition("=")

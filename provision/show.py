@@ -25,6 +25,7 @@ from provision.hosts.lock import LockPlan
 from provision.hosts.summary import Summary
 from provision.launch.apply import RunResult
 from provision.launch.plan import LaunchPlan
+from provision.launch.printed import all_commands
 from provision.steps import Plan
 from provision.wheel.extra import ExtraWheel
 from provision.wheel.manifest import WheelManifest
@@ -111,6 +112,16 @@ class Answer:
         self.report(report)
         if not report.ok:
             raise Stop
+
+    def launch(self, launch: LaunchPlan, *, printed: bool) -> None:
+        """A run that is about to start; ``printed``: its commands are wanted, and end it here."""
+        if not printed:
+            self.plan(launch)
+            return
+        commands = all_commands(launch)
+        self.add(run=launch.run, commands=commands)
+        self.text("\n".join(commands.values()))
+        raise Stop
 
     def plan(self, plan: Plan | LaunchPlan | LockPlan) -> None:
         """A plan that is about to be applied; a dry run shows it whole and ends here."""

@@ -50,6 +50,14 @@ HELP = {
     "set": "a trainer flag over the recipe's, as in --set max_steps=50; may be given several times",
     "master_addr": "address of the first host as the others reach it (default: its SSH address)",
     "master_port": "TCP port on the first host that all ranks meet at (default 29500)",
+    "script": "your own training script, in place of ours; its arguments follow --",
+    "code": "folder that travels with --script (default: the current one), as git sees it",
+    "include": "hosts and GPUs to take, as DeepSpeed writes them: node1@node2:0,2",
+    "exclude": "hosts and GPUs to leave out: node3@node2:1",
+    "nproc": "ranks of each host (default: its slots)",
+    "launcher": "what starts the ranks of a node: torchrun (default) or deepspeed",
+    "env": "NAME=VALUE for the ranks, or a NAME of this shell; may be given several times",
+    "print_commands": "print each node's commands, to paste there without ZeroFleet; start nothing",
     "runs": "local folder that results are collected to (default runs/)",
     "run": "a run's id, as `invoke runs` lists it, or as much of it as names one; or: last",
     "follow": "go on showing lines as they come, until the run ends",
@@ -58,8 +66,12 @@ HELP = {
     "tail": "only the last so many lines of each host",
     "detach": "start the run, say how to attach to it, and leave it running",
     "checkpoints": "bring checkpoints too, optimizer states and all",
-    "wait": "seconds to wait for another command that is at work on a host (default 0: fail at once)",
+    "wait": "seconds to wait where another command is at work on a host (default 0)",
     "partial": "leave out hosts that fail, and go on with the others",
+    "to": "the environment to go back to: its name, or how that begins",
+    "keep_last": "environments to keep beside the one in use, for rollback (default 1)",
+    "pushed": "also remove models and data that were pushed and that no run uses",
+    "with_runs": "also remove the folders of runs: logs, and checkpoints left there",
     "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
     "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
     "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
@@ -102,14 +114,20 @@ SHAPE = ("method", "objective", "seq", "batch", "accum", "checkpointing", "attn"
 MEMORY = (*MACHINES, *SHAPE, "lora_rank")
 LOCK = ("locked", "lock_file", "allow_drift")
 RUN = ("model", "data", "output", "master_addr", "master_port")
+SCRIPT = ("script", "include", "exclude", "nproc")
+LAUNCH = ("code", "launcher", "env", "print_commands")
 _SWITCHES = (
     "accept_new",
     "deep",
     "locked",
     "wide",
+    "partial",
+    "pushed",
+    "with_runs",
     "follow",
     "detach",
     "checkpoints",
+    "print_commands",
     "dry_run",
     "json",
 )
@@ -149,7 +167,7 @@ def command(*flags: str) -> Callable[[Body], Any]:
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
         )
         run.__doc__, name = body.__doc__, body.__name__.replace("_", "-")
-        lists = [flag for flag in flags if flag == "set"]
+        lists = [flag for flag in flags if flag in ("set", "env")]
         helps = helps_of(*flags, "json")
         return task(
             run, klass=_Command, name=name, help=helps, iterable=lists, auto_shortflags=False

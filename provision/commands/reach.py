@@ -9,6 +9,7 @@ from provision.deploy.spec import read_env_spec
 from provision.fleet import Fleet, connected, error_report
 from provision.hosts.facts import HostFacts, gather_facts
 from provision.inventory import Inventory, read_inventory
+from provision.launch.include import Choice, choose
 from provision.remote import SshOptions
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
@@ -18,7 +19,7 @@ from provision.wheel.manifest import WheelManifest, read_wheel, read_wheels
 def connected_fleet(
     s: Settings, inventory: Inventory | None = None
 ) -> AbstractContextManager[Fleet]:
-    """The hosts of the hosts file, or of another inventory, to be connected to."""
+    """The chosen hosts of the hosts file, or another inventory, to be connected to."""
     options = SshOptions(
         config=s.ssh_config,
         accept_new=s.accept_new,
@@ -26,7 +27,12 @@ def connected_fleet(
         workers=s.workers,
         answer_timeout=s.answer_timeout,
     )
-    return connected(inventory or read_inventory(s.hosts), options)
+    return connected(inventory or read_choice(s).inventory, options)
+
+
+def read_choice(s: Settings) -> Choice:
+    """The hosts of the hosts file that --include and --exclude leave, and their slots."""
+    return choose(read_inventory(s.hosts), s.include, s.exclude)
 
 
 def gather_all(out: Answer, fleet: Fleet, peers: Sequence[str] = ()) -> Mapping[str, HostFacts]:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from provision.errors import ConfigError
 from provision.hosts.facts import HostFacts
-from provision.inventory import Inventory
-from provision.launch.code import Code
+from provision.launch.code import Code, read_own_code, read_script_args, read_trainer_code
+from provision.launch.environment import RunEnviron, parse_given, read_run_environ
+from provision.launch.include import Choice
 from provision.launch.nodes import RUNS
 from provision.launch.recipe import parse_flags, read_recipe
-from provision.launch.spec import RunHost, RunSpec, new_run_id, parse_run_spec, zero_config_name
+from provision.launch.spec import (
+    RunHost,
+    RunSpec,
+    Script,
+    new_run_id,
+    parse_run_spec,
+    parse_script_spec,
+    zero_config_name,
+)
 from provision.preflight.nics import Way
 from provision.preflight.ready import Wanted
 from provision.settings import Settings
@@ -26,16 +36,52 @@ def zero_configs(code: Code) -> tuple[str, ...]:
     return tuple(path.name for path in paths if path.parent.name == "zero_configs")
 
 
-def read_new_run_id() -> str:
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the ranks run: the code, and a script of the user's own or the recipe of a trainer."""
+
+    code: Code
+    environ: RunEnviron
+    script: Script | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> str:
+        """What is trained, as a run's id has it."""
+        return "script" if self.script else str(self.recipe.get("objective") or "sft")
+
+
+def read_new_run_id(program: Program) -> str:
     """An id for a run that starts now."""
-    return new_run_id(datetime.now().astimezone(), secrets.token_hex(2))
+    return new_run_id(datetime.now().astimezone(), secrets.token_hex(2), program.objective)
+
+
+def read_program(settings: Settings, checkout: Path, argv: Sequence[str]) -> Program:
+    """What is to run, after all that can be refused before a host is asked was looked at.
+
+    ``argv``: this command line, for what stands behind ``--``. Raises ConfigError for the first
+    setting that is missing or can't be honoured.
+    """
+    args = read_script_args(argv)
+    given = {**settings.env_set, **parse_given(settings.env)}
+    texts = {name: value if value is None else str(value) for name, value in given.items()}
+    environ = read_run_environ(texts, Path.cwd())
+    if settings.script:
+        code, path = read_own_code(settings.code, settings.script)
+        return Program(code=code, environ=environ, script=Script(path=path, args=args))
+    if args:
+        raise ConfigError(
+            "arguments behind --",
+            found=" ".join(args),
+            expected="none without --script",
+            remedy="give a trainer's flags with --set",
+        )
+    code = read_trainer_code(checkout)
+    return Program(code=code, environ=environ, recipe=read_run_recipe(settings, code))
 
 
 def read_run_recipe(settings: Settings, code: Code) -> dict[str, Any]:
-    """The recipe's flags, after all that can be refused before a host is asked was looked at.
-
-    Raises ConfigError for the first setting that is missing or can't be honoured.
-    """
+    """The recipe's flags of a run by one of our trainers; ConfigError as read_program."""
     zero_config_name(settings.zero, settings.offload, zero_configs(code))
     for flag, value, what in (
         ("--model", settings.model, "a model folder on the hosts, or a hub name"),
@@ -53,7 +99,11 @@ def read_run_recipe(settings: Settings, code: Code) -> dict[str, Any]:
 
 
 def read_flags(settings: Settings) -> dict[str, Any]:
-    """The recipe's flags; ConfigError for a recipe that can't be read or has what is no flag."""
+    """The recipe's flags, none of a script; ConfigError for a recipe that can't be read, or has
+    what is no flag.
+    """
+    if settings.script:
+        return {}
     return parse_flags(read_recipe(settings.recipe), f"recipe {settings.recipe}")
 
 
@@ -67,31 +117,37 @@ def clock_offsets(facts: Mapping[str, HostFacts]) -> dict[str, float]:
 
 
 def make_run_hosts(
-    inventory: Inventory,
+    choice: Choice,
     facts: Mapping[str, HostFacts],
     accelerator: str,
     ways: Mapping[str, Way],
+    nproc: int | None = None,
 ) -> tuple[RunHost, ...]:
     """The run's hosts in node_rank order.
 
     Slots are the hosts file's; else the host's GPUs, or 1 on the CPU. ``ways``: each host's way to
-    all the others, of which it is told the interface.
+    all the others, of which it is told the interface. ``nproc``: ranks of each host, if not its
+    slots. Raises ConfigError for a slot that was named and is not there.
     """
     hosts = []
-    for host in inventory:
+    for host in choice.inventory:
         fact = facts[host.label]
         slots = host.slots or (len(fact.gpus) if accelerator != "cpu" else 1) or 1
+        chosen = choice.slots(host.label, slots)
+        ranks = nproc or (slots if chosen is None else len(chosen))
         here = [f for f in facts.values() if f["boot_id"].value == fact["boot_id"].value]
         hosts.append(
             RunHost(
                 name=host.label,
-                slots=slots,
+                slots=slots if chosen is None else len(chosen),
                 home=fact.home,
-                nproc_per_node=slots,
+                nproc_per_node=ranks,
+                devices=None if chosen is None else chosen[:ranks],
                 socket_interface=ways[host.label].interface,
                 cores=_share(fact["cpu.cores"].value, len(here)),
                 boot_id=fact["boot_id"].value,
                 store=frozenset(fact["store"].value or ()),
+                address=ways[host.label].address,
             )
         )
     return tuple(hosts)
@@ -125,39 +181,45 @@ def make_wanted(
         accelerator=proof["accelerator"],
         lock=proof["name"],
         proof=proof,
-        model=settings.model or "",
-        data=settings.data or "",
+        model="" if settings.script else settings.model or "",
+        data="" if settings.script else settings.data or "",
         output=settings.output or f"~/{RUNS}",
         runs=f"~/{RUNS}",
         zero=settings.zero,
-        offload=settings.offload,
-        flags={**recipe, **parse_flags(settings.set, "--set")},
+        offload="none" if settings.script else settings.offload,
+        # Nobody knows what a script asks of a GPU; that it is not bf16 only says: don't judge it.
+        flags={"bf16": False}
+        if settings.script
+        else {**recipe, **parse_flags(settings.set, "--set")},
     )
 
 
 def make_run_spec(
-    settings: Settings,
-    wanted: Wanted,
-    hosts: Sequence[RunHost],
-    run: str,
-    recipe: Mapping[str, Any],
-    code: Code,
+    settings: Settings, wanted: Wanted, hosts: Sequence[RunHost], run: str, program: Program
 ) -> RunSpec:
     """The run; ConfigError for what can't be honoured."""
+    common: dict[str, Any] = {
+        "run": run,
+        "hosts": hosts,
+        "master_addr": wanted.master_addr,
+        "master_port": wanted.master_port,
+        "output": settings.output,
+        # The environment itself rather than ``current``: a later deploy can't change a run.
+        "python": f"~/.zerofleet/envs/{wanted.lock}/bin/python",
+        "accelerator": wanted.accelerator,
+        "launcher": settings.launcher,
+        "environ": program.environ,
+    }
+    if program.script:
+        return parse_script_spec(script=program.script, **common)
     return parse_run_spec(
-        run=run,
-        hosts=hosts,
-        master_addr=wanted.master_addr,
-        master_port=wanted.master_port,
         zero=wanted.zero,
         offload=wanted.offload,
-        zero_configs=zero_configs(code),
+        zero_configs=zero_configs(program.code),
         model=wanted.model,
         data=wanted.data,
-        output=settings.output,
-        # The environment itself rather than ``current``: a later deploy can't change a run.
-        python=f"~/.zerofleet/envs/{wanted.lock}/bin/python",
-        accelerator=wanted.accelerator,
-        recipe=recipe,
+        objective=program.objective,
+        recipe={name: value for name, value in program.recipe.items() if name != "objective"},
         overrides=settings.set,
+        **common,
     )

@@ -6,6 +6,7 @@ Parsing is pure and complete: a RunSpec that exists can be planned.
 from __future__ import annotations
 
 import re
+import secrets
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,7 +43,8 @@ class RunHost:
     says), ``nproc_per_node`` how many are started, ``devices`` on which GPUs where not on the first
     ones. What follows is None where it is not known, and nothing is then set for it:
     ``socket_interface`` (its name), ``cores``, and ``boot_id``, which tells hosts that are one
-    machine. ``store``: what was pushed there before, as ``sha256/name``.
+    machine. ``store``: what was pushed there before, as ``sha256/name``. ``address`` is what the
+    run's other hosts reach it at.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RunHost:
     boot_id: str | None = None
     devices: tuple[int, ...] | None = None
     store: frozenset[str] = frozenset()
+    address: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,7 @@ class RunSpec:
     environ: RunEnviron = field(default_factory=RunEnviron)
     offline: bool = False
     grace: float = GRACE
+    secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
 
 def new_run_id(now: datetime, token: str, objective: str = "sft") -> str:
