@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from provision.commands.pushing import push_way
 from provision.deploy.apply import Deploying, apply_deploy
 from provision.deploy.hold import Hold, apply_hold
 from provision.deploy.plan import plan_deploy
@@ -77,7 +78,12 @@ def apply_planned(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, first: 
         return first
     with locked(out, s, fleet, f"deploy {spec.name}", tuple(first.facts)) as hold:
         deploy = gather_deploy(out, s, fleet, spec, tuple(first.facts))
-        how = Deploying(before=deploy.before, confirm=hold.apply_confirm, partial=s.partial)
+        how = Deploying(
+            before=deploy.before,
+            confirm=hold.apply_confirm,
+            partial=s.partial,
+            ways={"push": push_way(s, fleet, deploy.plan)},
+        )
         failed = apply_deploy(fleet, deploy.plan, how, out.say)
     return without_failed(out, deploy, failed)
 

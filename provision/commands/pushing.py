@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from provision.build.cache import cache_dir
+from provision.deploy.apply import ApplyPhase
 from provision.errors import ProvisionError
 from provision.findings import Report
 from provision.fleet import Fleet, error_report
 from provision.push.apply import Moved, apply_push
 from provision.push.plan import compare_looks, gather_looks, is_local
 from provision.push.pushed import Pushed, read_pushed
+from provision.push.rate import parse_rate
 from provision.session import Say
 from provision.settings import Settings
 from provision.show import Answer
@@ -38,7 +40,7 @@ def apply_pushed(out: Answer, fleet: Fleet, plan: Plan, rate: float) -> Moved:
     moved = Moved()
     for phase in plan.phases:
         if phase.name == "push":
-            there = [h for h in fleet.inventory.labels if h not in _hosts(plan)]
+            there = [h for h in fleet.inventory.labels if h not in _hosts(plan, "push")]
             moved = apply_push(fleet, phase, out.say, rate=rate, holders=there)
             out.require(error_report(moved.errors))
         else:
@@ -46,9 +48,21 @@ def apply_pushed(out: Answer, fleet: Fleet, plan: Plan, rate: float) -> Moved:
     return moved
 
 
-def _hosts(plan: Plan) -> set[str]:
-    phases: tuple[Phase, ...] = plan.phases
-    return {host for phase in phases for host in phase.hosts}
+def push_way(s: Settings, fleet: Fleet, plan: Plan) -> ApplyPhase:
+    """How the push of a deploy is carried out; hosts that lack nothing pass on what they have."""
+    rate, pushed = parse_rate(s.limit), _hosts(plan, "push")
+    holders = [host for host in fleet.inventory.labels if host not in pushed]
+
+    def apply(phase: Phase, say: Say) -> dict[str, ProvisionError]:
+        moved = apply_push(fleet, phase, say, rate=rate, holders=holders, partial=s.partial)
+        say(f"{moved.sent:,} bytes left this machine")
+        return dict(moved.errors)
+
+    return apply
+
+
+def _hosts(plan: Plan, name: str) -> set[str]:
+    return {host for phase in plan.phases if phase.name == name for host in phase.hosts}
 
 
 def show_pushed(
