@@ -66,7 +66,13 @@ def left_of(
 def locked(
     out: Answer, s: Settings, fleet: Fleet, what: str, hosts: Sequence[str] = ()
 ) -> Iterator[Hold]:
-    """The hosts' locks; the command ends here if another controller has one (``--wait``)."""
+    """The hosts' locks; the command ends here if another controller has one (``--wait``).
+
+    A dry run changes nothing, so it takes none.
+    """
+    if out.dry_run:
+        yield Hold(report=Report())
+        return
     with apply_hold(fleet, what, out.say, hosts=hosts, wait=s.wait) as hold:
         out.require(hold.report)
         yield hold

@@ -116,7 +116,8 @@ def _prove(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
 
 def _switch(spec: EnvSpec, host: str) -> Step:
     why = "put the environment to use, now that all hosts have it"
-    return use_step(host, spec.name, DEPLOY, why)
+    stored = [spec.requirements_sha256, *(one.sha256 for one in spec.wheels)]
+    return use_step(host, spec.name, DEPLOY, why, stored)
 
 
 def deployed(

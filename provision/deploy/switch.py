@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from provision.script import script_argv
 from provision.steps import Phase, Run, Step
@@ -14,9 +14,13 @@ SWITCH = "switch"
 DEPLOY, ROLLBACK, BACK = "deploy", "rollback", "back"
 
 
-def use_step(host: str, name: str, what: str, why: str) -> Step:
-    """Put a complete environment to use on a host."""
-    argv = script_argv("switch", ["use", json.dumps({"name": name, "what": what})])
+def use_step(host: str, name: str, what: str, why: str, store: Sequence[str] | None = None) -> Step:
+    """Put a complete environment to use on a host.
+
+    ``store``: sha256s of what it was made from, which `invoke clean` then leaves in the store.
+    """
+    told = {"name": name, "what": what, "store": store}
+    argv = script_argv("switch", ["use", json.dumps(told)])
     return Step(host=host, do=Run(argv=argv, title=f"~/.zerofleet/current -> envs/{name}"), why=why)
 
 

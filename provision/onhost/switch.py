@@ -1,9 +1,10 @@
 """Which environment a host uses, and which it used before.
 
-    switch.py use JSON      {"name", "what"}: ~/.zerofleet/current -> envs/NAME, in one step
+    switch.py use JSON      {"name", "what", "store"}: current -> envs/NAME, in one step
     switch.py leave JSON    {"what"}: no environment is in use
 
-``name`` must be a complete environment. ~/.zerofleet/history.jsonl gets a line first: a line whose
+``name`` must be a complete environment; ``store``: the entries of the store that it was made from,
+where that is known. ~/.zerofleet/history.jsonl gets a line first: a line whose
 switch never came about does no harm, for a line is looked up by the environment in use.
 
 Standard library only, Python 3.8 or later.
@@ -65,14 +66,15 @@ def sync(folder: str) -> None:
     os.close(descriptor)
 
 
-def use(name: str, what: str) -> None:
+def use(name: str, what: str, store: list[str] | None) -> None:
     """Point ``current`` at a complete environment; a link is replaced in one step."""
     if not os.path.exists(os.path.join(ROOT, "envs", name, "complete.json")):
         fail("envs/%s is not complete" % name)
     was = in_use()
     if was == name:
         return
-    write_down({"at": time.time(), "env": name, "was": was, "by": at_work(), "what": what})
+    line = {"at": time.time(), "env": name, "was": was, "by": at_work(), "what": what}
+    write_down({**line, "store": store})
     fresh = CURRENT + ".new"  # one name: what a power cut left of it is replaced
     if os.path.lexists(fresh):
         os.unlink(fresh)
@@ -95,7 +97,7 @@ if __name__ == "__main__":
     wanted = json.loads(sys.argv[2])
     try:
         if sys.argv[1] == "use":
-            use(wanted["name"], wanted["what"])
+            use(wanted["name"], wanted["what"], wanted.get("store"))
         else:
             leave(wanted["what"])
     except OSError as error:

@@ -1,0 +1,85 @@
+"""The commands about what is on the hosts: envs, rollback, clean, undeploy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from provision.commands.deploying import locked
+from provision.commands.flags import FLEET, command
+from provision.commands.reach import connected_fleet
+from provision.deploy.apply import Deploying, apply_deploy
+from provision.deploy.clean import judge_undeploy, plan_clean, plan_undeploy
+from provision.deploy.envs import COLUMNS, HostEnvs, gather_envs, lines, rows
+from provision.deploy.rollback import judge_rollback, plan_rollback, targets
+from provision.fleet import Fleet, error_report
+from provision.settings import Settings
+from provision.show import Answer
+
+
+def gather_there(out: Answer, fleet: Fleet) -> Mapping[str, HostEnvs]:
+    """What is on every host; the command ends here if one can't be asked."""
+    found = gather_envs(fleet, out.say)
+    out.require(error_report(found))
+    return {host: here for host, here in found.items() if isinstance(here, HostEnvs)}
+
+
+@command(*FLEET)
+def envs(out: Answer, s: Settings) -> None:
+    """Show which environments are on which hosts: size, since when, and what uses them."""
+    with connected_fleet(s) as fleet:
+        answers = gather_envs(fleet, out.say)
+    found = {host: here for host, here in answers.items() if isinstance(here, HostEnvs)}
+    out.add(hosts={host: here.raw for host, here in found.items()})
+    out.table(COLUMNS, rows(found))
+    out.text("\n".join(lines(found)))
+    out.report(error_report(answers))
+
+
+@command(*FLEET, "to", "wait", "dry_run")
+def rollback(out: Answer, s: Settings) -> None:
+    """Have every host use the environment that it used before, or none of them (--to names one)."""
+    with connected_fleet(s) as fleet, locked(out, s, fleet, "rollback") as hold:
+        found = gather_there(out, fleet)
+        chosen = targets(found, s.to)
+        out.require(judge_rollback(found, chosen, s.to))
+        plan = plan_rollback(found, chosen)
+        out.plan(plan)
+        before = {host: here.current for host, here in found.items()}
+        apply_deploy(fleet, plan, Deploying(before=before, confirm=hold.apply_confirm), out.say)
+    out.add(hosts={h: {"env": name, "was": before[h]} for h, name in chosen.items()})
+    for host, name in chosen.items():
+        out.text(f"{host}: {name}, before: {before[host] or 'none'}")
+
+
+@command(*FLEET, "keep_last", "pushed", "wait", "dry_run")
+def clean(out: Answer, s: Settings) -> None:
+    """Remove from the hosts environments that nothing uses, and what only they were made from."""
+    with connected_fleet(s) as fleet, locked(out, s, fleet, "clean"):
+        plan = plan_clean(gather_there(out, fleet), s.keep_last, pushed=s.pushed)
+        out.plan(plan)
+        fleet.apply(plan, out.say)
+    _done(out, plan.as_json())
+
+
+@command(*FLEET, "with_runs", "wait", "dry_run")
+def undeploy(out: Answer, s: Settings) -> None:
+    """Remove everything of ours from the hosts; refused while anything there is in use."""
+    with connected_fleet(s) as fleet:
+        found = gather_there(out, fleet)
+        out.require(judge_undeploy(found, with_runs=s.with_runs))
+        plan = plan_undeploy(found, with_runs=s.with_runs)
+        out.plan(plan)
+        if not plan.empty:
+            with locked(out, s, fleet, "undeploy", plan.phases[0].hosts):
+                fleet.apply(plan, out.say)
+    _done(out, plan.as_json())
+
+
+def _done(out: Answer, plan: dict[str, object]) -> None:
+    """What was done, host by host."""
+    phases = plan["phases"]
+    assert isinstance(phases, list)
+    done = [step for phase in phases for step in phase["steps"]]
+    out.add(done=done)
+    for step in done:
+        out.text(f"{step['host']}: {step['action']}")
