@@ -18,6 +18,7 @@ from provision.build.audit import Audit, apply_audit
 from provision.build.cache import apply_copy, apply_facts, apply_lock, key_of
 from provision.build.commands import site_packages
 from provision.build.environment import Environment, read_environment
+from provision.build.own_objects import apply_site
 from provision.build.plan import BuildPlan
 from provision.build.process import apply_command
 from provision.build.provide import (
@@ -170,6 +171,7 @@ def _compiled(
     plan.wrapper_path.parent.mkdir()
     plan.wrapper_path.write_text(plan.wrapper, encoding="utf-8")
     plan.wrapper_path.chmod(0o755)
+    apply_site(Path(plan.compile.environ["PYTHONPATH"]))
     ops = ", ".join(plan.spec.op_names)
     say(f"compiling {ops} ({plan.jobs} at a time); the full log is {plan.log}")
     state = progress.Progress()

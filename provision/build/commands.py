@@ -68,7 +68,7 @@ def environment_commands(
     What pip took is written to ``locked.json`` and ``torch.json`` in it; the last one reads
     ``constraints.txt``, so that torch can't change what is locked.
     """
-    # Not compiled to bytecode: that is two thirds of the time, and a build imports few of the files.
+    # No bytecode: making it takes two thirds of the time, and a build imports few of the files.
     install = (python_of(path), "-m", "pip", "install", "--no-input", "--no-compile")
     return (
         Command(argv=(python.executable, "-m", "venv", str(path)), environ=pip),
@@ -164,6 +164,7 @@ def compile_environ(
         "PYTHONNOUSERSITE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
+        "PYTHONPATH": str(work / "python"),  # own_objects.py
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "CXX": str(work / "bin" / "g++"),
         "CFLAGS": " ".join(

@@ -75,6 +75,7 @@ def test_compilation_is_pinned_down(make_toolchain, make_state) -> None:
         "VIRTUAL_ENV": env,
         "LC_ALL": "C.UTF-8",
         "PYTHONNOUSERSITE": "1",
+        "PYTHONPATH": "/cache/work/python",
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
         "SOURCE_DATE_EPOCH": "315532800",
