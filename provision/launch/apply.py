@@ -218,13 +218,15 @@ class _Followers:
         self.begun[host] = time.monotonic()
         number, pause = self._current[host], _PAUSE * self._tries[host]
 
-        def put(event: dict[str, Any]) -> None:
+        def put(event: dict[str, Any] | None) -> None:
             # What an abandoned connection still delivers was, or will be, read by the next one.
-            if self._current[host] == number:
+            if event is not None and self._current[host] == number:
                 self._events.put((host, event))
 
         def call(remote: Remote) -> None:
-            code, _, err = remote.run(script_argv("follow", args), lambda line: _event(line, put))
+            code, _, err = remote.run(
+                script_argv("follow", args), lambda line: put(parse_event(line))
+            )
             if code not in (0, 1):
                 put({"broken": err.strip().splitlines()[-1] if err.strip() else f"exit {code}"})
 
@@ -251,10 +253,12 @@ class _Followers:
             self.start(host, watch)
 
 
-def _event(line: str, put: Any) -> None:
-    """An event of follow.py; what a login shell prints around it is not one."""
-    if line.startswith("{"):
-        try:
-            put(json.loads(line))
-        except ValueError:
-            return
+def parse_event(line: str) -> dict[str, Any] | None:
+    """An event of follow.py; None for what a login shell prints around it."""
+    if not line.startswith("{"):
+        return None
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return event

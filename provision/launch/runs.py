@@ -12,7 +12,7 @@ from typing import Any
 
 from provision.errors import ConfigError, ProvisionError
 from provision.fleet import Fleet
-from provision.launch.failure import FAILED, FINISHED, LOST, STOPPED, RunOutcome, parse_outcome
+from provision.launch.failure import FINISHED, LOST, STOPPED, RunOutcome, parse_outcome
 from provision.launch.progress import RUNNING, clock, short
 from provision.session import Remote
 
@@ -89,17 +89,28 @@ class KnownRun:
     @property
     def state(self) -> str:
         """One word for all hosts; the worst that is known. A host that did not tell is unknown."""
+        if ended := self.ended:
+            return UNKNOWN if self.unheard and ended.state in (STOPPED, FINISHED) else ended.state
         states = {str(node["state"]) for node in self.nodes.values()}
-        order = (RUNNING, FAILED, LOST, NEVER_STARTED)
-        worst = next((state for state in order if state in states), None)
-        if worst is None and self.unheard:
-            return UNKNOWN
-        return worst or next((s for s in (STOPPED, FINISHED) if s in states), UNKNOWN)
+        return next((state for state in (RUNNING, NEVER_STARTED) if state in states), UNKNOWN)
 
     @property
     def stopping(self) -> bool:
         """Whether somebody asked for its stop."""
         return any(node["stopping"] for node in self.nodes.values())
+
+    @property
+    def stop_came_first(self) -> bool:
+        """Whether its stop was asked for before anything failed: what failed then only followed.
+
+        The hosts' clocks are known to a second.
+        """
+        ours = {host: self.clock_offsets.get(host, 0.0) for host in self.nodes}
+        nodes = self.nodes.items()
+        asked = [n["stop_asked_at"] - ours[h] for h, n in nodes if n["stop_asked_at"] is not None]
+        first = [(host, (node["exit"] or {}).get("first_failure")) for host, node in nodes]
+        failed = [failure["at"] - ours[host] for host, failure in first if failure]
+        return bool(asked) and min(asked) <= min(failed, default=min(asked)) + 1.0
 
     @property
     def ended(self) -> RunOutcome | None:
@@ -108,7 +119,13 @@ class KnownRun:
         lost = {host: str(node["why"]) for host, node in self.nodes.items() if node["why"]}
         if self.running or not (exits or lost):
             return None
-        return parse_outcome(self.run, exits, lost=lost, clock_offsets=self.clock_offsets)
+        return parse_outcome(
+            self.run,
+            exits,
+            lost=lost,
+            clock_offsets=self.clock_offsets,
+            stopping=self.stop_came_first,
+        )
 
     @property
     def nranks(self) -> int:

@@ -107,8 +107,12 @@ def read_state(run_dir: str) -> dict[str, Any]:
         state = "lost" if why else "running"
     else:
         state = "never started"
-    stopping = state == "running" and os.path.exists(os.path.join(run_dir, "stop"))
-    return {"state": state, "why": why, "stopping": stopping, "record": record, "exit": ended}
+    try:
+        asked: float | None = os.stat(os.path.join(run_dir, "stop")).st_mtime
+    except FileNotFoundError:
+        asked = None
+    found = {"state": state, "why": why, "stopping": state == "running" and asked is not None}
+    return {**found, "stop_asked_at": asked, "record": record, "exit": ended}
 
 
 def read_run(run_dir: str) -> dict[str, Any] | None:

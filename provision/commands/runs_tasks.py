@@ -1,0 +1,79 @@
+"""The commands about runs that were started: from any controller that reaches their hosts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from provision import errors
+from provision.commands.flags import FLEET, command
+from provision.commands.following import (
+    apply_attach,
+    apply_collected,
+    apply_stopped,
+    gather_logs,
+    gather_wanted,
+)
+from provision.commands.reach import connected_fleet
+from provision.fleet import error_report
+from provision.launch.runs import COLUMNS, gather_run, gather_runs
+from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
+
+
+@command(*FLEET)
+def runs(out: Any, s: Any) -> None:
+    """List the runs on the hosts, whoever started them from wherever: state, step, loss."""
+    with connected_fleet(s) as fleet:
+        found, failed = gather_runs(fleet)
+    now = time.time()
+    out.add(runs=[run.as_json() for run in found])
+    out.table(COLUMNS, [run.row(now) for run in found])
+    out.report(error_report(failed))
+
+
+@command("run", *FLEET)
+def status(out: Any, s: Any) -> None:
+    """Say how a run does: each rank, step, loss, rate, time left; or how it ended, and why."""
+    with connected_fleet(s) as fleet:
+        run = gather_run(fleet, gather_wanted(out, s, fleet))
+    out.add(**run.as_json())
+    out.text("\n".join(run.lines()))
+    out.table(RANK_COLUMNS, rank_rows(run))
+    if run.ended:
+        out.text(str(run.ended))
+    out.exit = exit_code(run) or out.exit
+
+
+@command("run", *FLEET, "follow", "rank", "host", "tail")
+def logs(out: Any, s: Any) -> None:
+    """Show what the ranks of a run print: all hosts' lines, one host's, or one rank's."""
+    with connected_fleet(s) as fleet:
+        gather_logs(out, s, fleet, gather_wanted(out, s, fleet))
+
+
+@command("run", *FLEET, "runs")
+def attach(out: Any, s: Any) -> None:
+    """Follow a run to its end, as train does, and collect it; Ctrl-C leaves it running."""
+    with connected_fleet(s) as fleet:
+        apply_attach(out, s, fleet, gather_wanted(out, s, fleet))
+
+
+@command("run", *FLEET, "dry_run")
+def stop(out: Any, s: Any) -> None:
+    """Stop a run on all its hosts: SIGTERM, time to save, then SIGKILL; wait until it is gone."""
+    with connected_fleet(s) as fleet:
+        run = apply_stopped(out, fleet, gather_wanted(out, s, fleet))
+    out.add(**run.as_json())
+    out.text("\n".join(run.lines()))
+    out.exit = out.exit or (errors.FINDINGS if run.running else errors.OK)
+
+
+@command("run", *FLEET, "runs", "checkpoints")
+def collect(out: Any, s: Any) -> None:
+    """Bring a run's adapter or weights, logs and metrics here, each file held to its hash."""
+    with connected_fleet(s) as fleet:
+        apply_collected(out, s, fleet, gather_wanted(out, s, fleet))
+
+
+#: What tasks.py adds to its own.
+TASKS = (runs, status, logs, attach, stop, collect)
