@@ -100,7 +100,7 @@ def _failure(host: str, ended: Mapping[str, Any], offset: float) -> Failure | No
     if found is None:
         return None
     return Failure(
-        host=host,
+        host=found.get("host") or host,  # a host that fell silent is named by those that live
         rank=found["rank"],
         local_rank=found["local_rank"],
         at=found["at"] - offset,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from provision.errors import ConfigError
 from provision.launch.code import Code
 from provision.launch.nodes import NodeLaunch, plan_nodes
+from provision.launch.peers import heartbeat_ports, peers_json
 from provision.launch.spec import RunSpec
 from provision.steps import Phase, Plan, Put, Run, Step
 
@@ -85,6 +86,7 @@ def plan_json(spec: RunSpec, node: NodeLaunch) -> dict[str, object]:
         "argv": list(node.argv),
         "environ": dict(node.environ),
         "limits": {"grace": spec.grace},
+        "peers": peers_json(spec, node.node_rank),
     }
 
 
@@ -123,6 +125,14 @@ def _require_code(spec: RunSpec, code: Code) -> None:
             )
 
 
+def _beats(spec: RunSpec, node_rank: int) -> str:
+    """Where a node's supervisor hears the others, in words."""
+    if len(spec.hosts) == 1:
+        return ""
+    address, port = spec.hosts[node_rank].address, heartbeat_ports(spec)[node_rank]
+    return f"; heartbeat at {address} UDP port {port}"
+
+
 def plan_launch(spec: RunSpec, code: Code, script_argv: ScriptArgv) -> LaunchPlan:
     """The run's LaunchPlan.
 
@@ -139,7 +149,7 @@ def plan_launch(spec: RunSpec, code: Code, script_argv: ScriptArgv) -> LaunchPla
                 title=f"supervise start {node.run_dir}",
             ),
             why=f"node_rank {node.node_rank}: {node.nproc_per_node} of the run's ranks, "
-            "supervised there, whatever becomes of this connection",
+            f"supervised there, whatever becomes of this connection{_beats(spec, node.node_rank)}",
         )
         for node in nodes
     )

@@ -5,7 +5,7 @@
     supervise.py stop  RUN_DIR   ask for a graceful stop, and say the state
     supervise.py state RUN_DIR   say the state
 
-Standard library only, Python >= 3.8, Linux, one self-contained file: it is sent to hosts as it is.
+Standard library only, Python >= 3.8, Linux; it is sent to hosts with the files that it imports.
 The answer is one line ``ZEROFLEET<<{json}>>ZEROFLEET`` on stdout, found between whatever a login
 shell prints. ``start`` and ``run`` exit 0 once torchrun was started, 1 when it was not.
 
@@ -14,35 +14,53 @@ a run folder is used once), ``record.json``, ``node.log``, ``ranks/``, ``stop`` 
 written last, ``exit.json``. Exit codes are a shell's: a process ended by signal n has 128 + n,
 a torchrun that could not be started 127.
 
-How processes are ended, here: by pid and never by name, and only direct children of this
-process, whose pids can't be reused before it reaps them. torchrun gives every rank a session of
-its own (``start_new_session`` in torch's SubprocessHandler), so ranks outlive a torchrun that was
-killed; this process is therefore their subreaper (prctl(2)): orphans become its direct children,
-whatever session they are in, and are ended one generation after another.
+The first failure on any node, a node that is lost, or a request to stop on one of them stops all
+(heartbeat.py). How processes are ended: processes.py. How a node ended: ending.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import glob
+import errno
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import traceback
 from typing import Any, Callable
 
+from provision.onhost.ending import node_exit, own_failure, read_oom_kills
+from provision.onhost.folder import (
+    read_jit_compiled,
+    read_json,
+    read_lines,
+    read_metrics,
+    write_json,
+)
+from provision.onhost.heartbeat import LOST_AFTER, Circle, Heartbeat, HeartbeatError, make_cause
+from provision.onhost.processes import (
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_PDEATHSIG,
+    StopWatch,
+    end_children,
+    is_alive,
+    prctl,
+    read_boot_id,
+    read_identity,
+    read_rank,
+)
+
 POLL = 0.2  # seconds. Nobody notices a stop 0.2 s late; five stat() a second cost nothing
-GRACE = 15.0  # seconds between SIGTERM and SIGKILL, when plan.json does not say
-GIVE_UP = 10.0  # seconds after SIGKILL
 CANNOT_START = 127  # a shell's code for a command that is not there
-LINES = 20  # of a failed rank's stderr, kept in exit.json
-TAIL = 1 << 16  # bytes read from the end of a log
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+LINGER = 30.0  # seconds, at most, to tell those that don't know yet how this node ended
+RESERVE = 1 << 18  # bytes kept on disk for exit.json, for the case that a run fills the disk
+# Seconds; plan.json's ``limits`` go over them. ``grace`` is between SIGTERM and SIGKILL of a stop
+# that was asked for; after a failure no checkpoint can be saved any more that needs all ranks.
+LIMITS = {"grace": 15.0, "failure_grace": 3.0, "lost_after": LOST_AFTER, "stopped": 5.0}
 
 # What another launcher, or an outer run, may have left in the environment. PET_* silently become
 # torchrun's options (torch/distributed/argparse_util.py); PYTHON* puts other code before ours.
@@ -50,274 +68,6 @@ FOREIGN = re.compile(
     r"(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|ROLE_.*|(LOCAL_|GROUP_)?WORLD_SIZE|NNODES"
     r"|NPROC_PER_NODE|MASTER_(ADDR|PORT)|TORCHELASTIC_.*|PET_.*|PYTHON(PATH|HOME)|SSH_.*)$"
 )
-# How a rank's end reads when another rank's end caused it (torch's gloo and NCCL messages).
-SYMPTOM = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|Timed out waiting|SIGTERM"
-    r"|remote server shutdown or crash"
-    r"|Watchdog caught collective operation timeout|ncclRemoteError|remote process exited",
-    re.IGNORECASE,
-)
-# One failed rank in the summary that torchrun prints (torch's errors/__init__.py).
-FAILED_RANK = re.compile(
-    r"^  time      : (?P<time>\S+)\n  host      : .*\n"
-    r"  rank      : (?P<rank>\d+) \(local_rank: (?P<local_rank>\d+)\)\n"
-    r"  exitcode  : (?P<exit>-?\d+) ",
-    re.MULTILINE,
-)
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
-
-
-# --- reading ---------------------------------------------------------------------------------
-
-
-def read_json(path: str) -> Any:
-    """The JSON in a file, or None when there is no file yet."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
-
-
-def read_text(path: str) -> str:
-    """The last TAIL bytes of a text file; empty when there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
-            return file.read().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""
-
-
-def read_lines(path: str) -> list[str]:
-    """The last LINES lines that say anything."""
-    return [line for line in read_text(path).splitlines() if line.strip()][-LINES:]
-
-
-def read_boot_id() -> str:
-    """The kernel's id of this boot: pids and start times mean nothing after another."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
-def read_stat(pid: int) -> tuple[str, int, int, int] | None:
-    """(state, ppid, pgid, start time in clock ticks since boot) of a process, or None: proc(5)."""
-    try:
-        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return fields[0], int(fields[1]), int(fields[2]), int(fields[19])
-
-
-def read_identity(pid: int) -> dict[str, int] | None:
-    """What names a process for ever: pid and start time (and the boot, see the record)."""
-    stat = read_stat(pid)
-    return stat and {"pid": pid, "pgid": stat[2], "start_time": stat[3]}
-
-
-def is_alive(identity: dict[str, int] | None, boot_id: str) -> bool:
-    """Whether the very process that a record names still runs."""
-    if not identity or boot_id != read_boot_id():
-        return False
-    stat = read_stat(identity["pid"])
-    return stat is not None and stat[0] not in "ZX" and stat[3] == identity["start_time"]
-
-
-def read_children() -> list[int]:
-    """Pids of this process's direct children, adopted ones included."""
-    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    stats = ((pid, read_stat(pid)) for pid in pids)
-    own = os.getpid()
-    return [pid for pid, stat in stats if stat and stat[1] == own]
-
-
-def read_metrics(run_dir: str) -> dict[str, Any]:
-    """{"step": last, "loss": [first, last] or None} from metrics.jsonl; half a line is skipped."""
-    step, loss = None, None
-    path = os.path.join(run_dir, "metrics.jsonl")
-    if not os.path.exists(path):
-        return {"step": step, "loss": loss}
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            with contextlib.suppress(ValueError, AttributeError, KeyError):
-                metric = json.loads(line)
-                if metric.get("event") != "step":
-                    continue  # an evaluation's loss is another loss
-                step = metric["step"]
-                if metric["loss"] is not None:  # the trainer's way to write NaN
-                    loss = [loss[0] if loss else metric["loss"], metric["loss"]]
-    return {"step": step, "loss": loss}
-
-
-def read_jit_compiled(run_dir: str) -> list[str]:
-    """Extensions compiled during the run; torch adds a py* folder when it names the root itself."""
-    root = os.path.join(run_dir, "torch_extensions")
-    found = glob.glob(os.path.join(root, "*", "")) + glob.glob(os.path.join(root, "py*", "*", ""))
-    names = (os.path.basename(path.rstrip("/")) for path in found)
-    return sorted({name for name in names if not re.match(r"py\d", name)})
-
-
-def read_oom_kills() -> int | None:
-    """How often this host's kernel has ended a process for want of memory, since boot."""
-    match = re.search(r"^oom_kill (\d+)$", read_text("/proc/vmstat"), re.MULTILINE)
-    return int(match.group(1)) if match else None
-
-
-# --- how the run ended -----------------------------------------------------------------------
-
-
-def shell_code(code: int) -> int:
-    """A wait status as a shell says it: 128 + n for signal n."""
-    return 128 - code if code < 0 else code
-
-
-def exit_reason(code: int, lines: list[str]) -> str:
-    """Why a rank without an error file ended: its signal, or its last exception line."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return "killed by signal %d (%s)" % (-code, signal.Signals(-code).name)
-        return "killed by signal %d" % -code
-    raised = [line for line in lines if EXCEPTION.match(line)]
-    return "exit code %d%s" % (code, ": " + raised[-1] if raised else "")
-
-
-def read_error_file(folder: str) -> tuple[float, str] | None:
-    """(when, message) of a rank's error.json, written by torch's @record; None without one.
-
-    Its timestamp has whole seconds; the file's own time is finer, and used when they agree.
-    """
-    path = os.path.join(folder, "error.json")
-    try:
-        message = read_json(path)["message"]
-        said = float(message["extraInfo"]["timestamp"]) if isinstance(message, dict) else 0.0
-        text = message["message"] if isinstance(message, dict) else str(message)
-        written = os.stat(path).st_mtime
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (written if not said or said <= written < said + 2 else said), text
-
-
-def read_failure(
-    run_dir: str, local_rank: int, block: re.Match[str] | None, root: bool
-) -> dict[str, Any] | None:
-    """One rank's failure, from its error file or its block in torchrun's summary; None without.
-
-    A rank that torchrun itself ended with SIGTERM, after another failed, did not fail.
-    """
-    folders = glob.glob(os.path.join(run_dir, "ranks", "*", "attempt_*", str(local_rank)))
-    folder = max(folders, key=os.path.getmtime) if folders else os.devnull
-    lines = read_lines(os.path.join(folder, "stderr.log")) if folders else []
-    error = read_error_file(folder) if folders else None
-    code = int(block.group("exit")) if block else None
-    if error:
-        at, reason = error
-    elif block and code is not None and (root or code != -signal.SIGTERM):
-        at = time.mktime(time.strptime(block.group("time"), "%Y-%m-%d_%H:%M:%S"))
-        reason = exit_reason(code, lines)
-    else:
-        return None
-    evidence = [reason] if error else [reason, *lines]
-    symptom = any(SYMPTOM.search(text) for text in evidence)
-    return {"at": at, "reason": reason, "lines": lines, "exit": code, "symptom": symptom}
-
-
-def read_failures(run_dir: str, plan: dict[str, Any], until: float) -> dict[int, dict[str, Any]]:
-    """{local rank: failure} of this node's ranks that failed before ``until``."""
-    # torchrun prints the root cause last, and one block for every other rank that ended badly.
-    blocks = list(FAILED_RANK.finditer(read_text(os.path.join(run_dir, "node.log"))))
-    by_rank = {int(block.group("local_rank")): block for block in blocks}
-    failures = {}
-    for local_rank in range(plan["nproc_per_node"]):
-        block = by_rank.get(local_rank)
-        root = block is not None and block is blocks[-1]
-        failure = read_failure(run_dir, local_rank, block, root)
-        if failure and failure["at"] < until:
-            failures[local_rank] = failure
-    return failures
-
-
-def first_failure(
-    failures: dict[int, dict[str, Any]], plan: dict[str, Any]
-) -> dict[str, Any] | None:
-    """The earliest failure that no other rank's end explains, or else the earliest; or None."""
-    if not failures:
-        return None
-    local_rank = min(failures, key=lambda k: (failures[k]["symptom"], failures[k]["at"]))
-    rank = plan["first_rank"] + local_rank
-    return {"rank": rank, "local_rank": local_rank, **failures[local_rank]}
-
-
-def launcher_failure(run_dir: str, code: int, at: float) -> dict[str, Any]:
-    """The failure of torchrun itself (a taken port, a bad option): no rank is to blame."""
-    lines = read_lines(os.path.join(run_dir, "node.log"))
-    reason = "torchrun: " + exit_reason(code, lines)
-    return {
-        "rank": None,
-        "local_rank": None,
-        "at": at,
-        "reason": reason,
-        "lines": lines,
-        "symptom": bool(SYMPTOM.search(reason)),
-        "exit": code,
-    }
-
-
-def rank_states(
-    plan: dict[str, Any], code: int, failures: dict[int, dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Every rank of this node with its state; ``exit`` is None where nobody could read it."""
-    ranks = []
-    for local_rank in range(plan["nproc_per_node"]):
-        state, rank_code = ("finished", 0) if code == 0 else ("stopped", None)
-        if local_rank in failures:
-            state, rank_code = "failed", failures[local_rank]["exit"]
-        ranks.append(
-            {
-                "local_rank": local_rank,
-                "rank": plan["first_rank"] + local_rank,
-                "state": state,
-                "exit": None if rank_code is None else shell_code(rank_code),
-            }
-        )
-    return ranks
-
-
-def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
-    """exit.json: what became of this node.
-
-    ``end`` is what the supervisor saw: ``code`` (torchrun's wait status), ``started_at``,
-    ``torchrun_ended_at``, ``stopped_at`` (None unless asked to stop), ``oom_kills`` of the host
-    meanwhile (None: unknown), ``left`` (pids that SIGKILL did not end).
-    """
-    code, stopped_at = end["code"], end["stopped_at"]
-    # What fails after the request to stop, or after torchrun's own end, fails because of it.
-    until = end["torchrun_ended_at"] if stopped_at is None else stopped_at
-    failures = {} if code == 0 else read_failures(run_dir, plan, until)
-    failure = first_failure(failures, plan)
-    state = "finished" if code == 0 else "failed"
-    if code != 0 and failure is None:
-        if stopped_at is None:
-            failure = launcher_failure(run_dir, code, until)
-        else:
-            state = "stopped"
-    if failure and failure["exit"] == -signal.SIGKILL and end["oom_kills"]:
-        failure["reason"] += "; meanwhile the kernel ended %d process(es) here for want of memory"
-        failure["reason"] %= end["oom_kills"]
-    shown = ("rank", "local_rank", "at", "reason", "lines", "symptom")
-    return {
-        "run": plan["run"],
-        "node_rank": plan["node_rank"],
-        "state": state,
-        "exit": shell_code(code),
-        "started_at": end["started_at"],
-        "ended_at": time.time(),
-        "ranks": rank_states(plan, code, failures),
-        "first_failure": failure and {key: failure[key] for key in shown},
-        "jit_compiled": read_jit_compiled(run_dir),
-        "loss": read_metrics(run_dir)["loss"],
-        "left": end["left"],
-    }
 
 
 def node_state(run_dir: str) -> dict[str, Any]:
@@ -344,33 +94,22 @@ def node_state(run_dir: str) -> dict[str, Any]:
     }
 
 
-# --- acting ----------------------------------------------------------------------------------
+def take_secrets(run_dir: str) -> dict[str, str]:
+    """Variables that may stand in no plan; their file is gone once they were read."""
+    path = os.path.join(run_dir, "secrets.json")
+    secrets: dict[str, str] = read_json(path) or {}
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return secrets
 
 
-def write_json(path: str, value: Any) -> None:
-    """Write a file that is either complete or absent."""
-    part = path + ".part"
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process; OSError where the kernel refuses."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(%d)" % option)
-
-
-def node_environ(plan: dict[str, Any]) -> dict[str, str]:
+def node_environ(run_dir: str, plan: dict[str, Any]) -> dict[str, str]:
     """The environment of torchrun: this one without foreign variables, then the plan's."""
     environ = {k: v for k, v in os.environ.items() if not FOREIGN.match(k)}
     # Tools of the environment, ninja for one, stand beside its python.
     tools = os.path.dirname(plan["argv"][0])
     environ["PATH"] = os.pathsep.join(filter(None, [tools, environ.get("PATH", os.defpath)]))
-    return {**environ, **plan["environ"]}
+    return {**environ, **plan["environ"], **take_secrets(run_dir)}
 
 
 def spawn_torchrun(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -387,7 +126,7 @@ def spawn_torchrun(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes
         return subprocess.Popen(
             plan["argv"],
             cwd=os.path.join(run_dir, "code"),
-            env=node_environ(plan),
+            env=node_environ(run_dir, plan),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -406,49 +145,25 @@ def listen(run_dir: str) -> Callable[[], bool]:
     return lambda: bool(signals) or os.path.exists(stop_file)
 
 
-def watch(
-    torchrun: subprocess.Popen[bytes], asked: Callable[[], bool], grace: float
-) -> tuple[int, float | None]:
-    """Wait for torchrun's end; (wait status, time of the request to stop or None)."""
-    stopped_at = deadline = None
-    while torchrun.poll() is None:
-        if stopped_at is None and asked():
-            stopped_at, deadline = time.time(), time.monotonic() + grace
-            os.killpg(torchrun.pid, signal.SIGTERM)
-        elif deadline is not None and time.monotonic() > deadline:
-            # The group is torchrun's alone: its ranks are ended by end_children.
-            os.killpg(torchrun.pid, signal.SIGKILL)
-            deadline = None
-        time.sleep(POLL)
-    return torchrun.returncode, stopped_at
+def read_taken(plan: dict[str, Any]) -> str:
+    """What keeps torchrun's rendezvous from listening here; empty if nothing does."""
+    port = plan["environ"].get("MASTER_PORT", "")
+    if plan["node_rank"] != 0 or not port.isdigit():
+        return ""
+    for family, where in ((socket.AF_INET6, "::"), (socket.AF_INET, "")):
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((where, int(port)))
+                return ""
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "master_port %s is taken here by another process: choose another" % port
+    return ""
 
 
-def end_children(grace: float) -> list[int]:
-    """End every process that is left of the run, orphans of any depth; reap them all.
-
-    SIGTERM first; SIGKILL for what is left after ``grace`` seconds. A process that not even
-    SIGKILL ends within GIVE_UP more (stuck in a driver or on a dead file system, or no longer
-    ours to signal) is left, and its pid returned, so that exit.json is written all the same.
-    """
-    deadline, asked = time.monotonic() + grace, set()
-    while True:
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        children = read_children()
-        if not children or time.monotonic() > deadline + GIVE_UP:
-            return children
-        late = time.monotonic() > deadline
-        for pid in children:
-            if late or pid not in asked:
-                with contextlib.suppress(PermissionError):
-                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-        asked = set(children)
-        time.sleep(POLL / 4)
-
-
-def begin(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes] | None:
-    """Start torchrun and write the record; None, and why in node.log, when it can't be started."""
+def begin(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes] | str:
+    """Start torchrun and write the record; why not, also in node.log, when it can't be started."""
     record = {
         "run": plan["run"],
         "node_rank": plan["node_rank"],
@@ -459,14 +174,143 @@ def begin(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes] | None:
     }
     path = os.path.join(run_dir, "record.json")
     write_json(path, record)
-    try:
-        torchrun = spawn_torchrun(run_dir, plan)
-    except (OSError, subprocess.SubprocessError) as error:
-        with open(os.path.join(run_dir, "node.log"), "a", encoding="utf-8") as log:
-            log.write("%s: %s\n" % (type(error).__name__, error))
-        return None
+    problem = read_taken(plan)
+    if not problem:
+        try:
+            torchrun = spawn_torchrun(run_dir, plan)
+        except (OSError, subprocess.SubprocessError) as error:
+            problem = "torchrun: %s: %s" % (type(error).__name__, error)
+    if problem:
+        log_lines(run_dir, [problem])
+        return problem
     write_json(path, {**record, "torchrun": read_identity(torchrun.pid)})
     return torchrun
+
+
+def log_lines(run_dir: str, lines: list[str]) -> None:
+    """Lines of the supervisor's own in the log that everybody reads."""
+    path = os.path.join(run_dir, "node.log")
+    with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as log:
+        log.writelines("[zerofleet] %s\n" % line for line in lines)
+
+
+class Node:
+    """One node of a run: its torchrun, its peers, and why it is to end."""
+
+    def __init__(self, run_dir: str, plan: dict[str, Any]) -> None:
+        self.run_dir, self.plan = run_dir, plan
+        self.limits: dict[str, float] = {**LIMITS, **plan.get("limits", {})}
+        self.asked = listen(run_dir)
+        nodes = (plan.get("peers") or {}).get("nodes", [])
+        names = {node["node_rank"]: node.get("host") for node in nodes}
+        self.host = names.get(plan["node_rank"]) or socket.gethostname()
+        self.heartbeat: Heartbeat | None = None
+        self.cause: dict[str, Any] | None = None
+        self.own = False
+        self.deadline: float | None = None  # of the graceful stop, once there is one
+        self.end: dict[str, Any] = {
+            "started_at": time.time(),
+            "stopped_at": None,
+            "code": CANNOT_START,
+            "error": "",
+            "oom_kills": None,
+        }
+
+    def found(self, kind: str, reason: str, **more: Any) -> dict[str, Any]:
+        """A cause that was found on this node."""
+        return make_cause(kind, self.host, self.plan["node_rank"], reason, **more)
+
+    def turn(self, seconds: float) -> None:
+        """Let time pass, and the peers speak."""
+        if self.heartbeat:
+            self.heartbeat.turn(seconds)
+        else:
+            time.sleep(seconds)
+
+    def tell(self, state: str) -> None:
+        """Tell the peers how this node fares, and what was found here."""
+        if self.heartbeat:
+            self.heartbeat.tell(state, self.cause if self.own else None)
+
+    def look(self, watch: StopWatch) -> dict[str, Any] | None:
+        """Why the node is to be stopped now, if it is."""
+        if self.asked():
+            return self.found("asked", "a stop was asked for on %s" % self.host)
+        stuck = watch.read_stuck(time.monotonic())
+        if not stuck:
+            return None
+        pid, seconds = stuck
+        who = read_rank(pid)
+        name = "rank %d" % who["rank"] if who else "torchrun"
+        reason = "%s (pid %d) was stopped by a signal %.0f s ago and not continued"
+        return self.found("stuck", reason % (name, pid, seconds), **who)
+
+    def watch(self, torchrun: subprocess.Popen[bytes]) -> None:
+        """Wait for torchrun's end; bring it about when somebody asks for it, or has failed."""
+        watch = StopWatch(torchrun.pid, self.limits["stopped"])
+        while torchrun.poll() is None:
+            if self.cause is None:
+                cause = self.judge(watch)
+                if cause:
+                    self.stop(cause)
+                    os.killpg(torchrun.pid, signal.SIGTERM)
+            elif self.deadline is not None and time.monotonic() > self.deadline:
+                # The group is torchrun's alone: its ranks are ended by end_children.
+                os.killpg(torchrun.pid, signal.SIGKILL)
+            self.turn(POLL)
+        self.end["code"], self.end["torchrun_ended_at"] = torchrun.returncode, time.time()
+
+    def judge(self, watch: StopWatch) -> dict[str, Any] | None:
+        """Why the node is to be stopped now, if it is: found here, or by the peers."""
+        cause = self.look(watch)
+        self.own = cause is not None
+        if cause is None and self.heartbeat:
+            cause = self.heartbeat.judge()
+            self.own = bool(cause) and self.heartbeat.own
+            log_lines(self.run_dir, self.heartbeat.news())
+        return cause
+
+    def stop(self, cause: dict[str, Any]) -> None:
+        """From now on this node is being stopped, and everybody knows."""
+        self.cause = cause
+        grace = self.limits["grace" if cause["kind"] == "asked" else "failure_grace"]
+        self.deadline = time.monotonic() + grace
+        self.end["stopped_at"] = time.time()
+        self.tell("stopping")
+        if cause["kind"] != "asked" or not self.own:
+            log_lines(self.run_dir, ["stopping: %(host)s: %(reason)s" % cause])
+
+    def patience(self) -> float:
+        """Seconds that what torchrun left behind has to end by itself."""
+        if self.deadline is not None:
+            return max(0.0, self.deadline - time.monotonic())
+        return self.limits["failure_grace" if self.end["code"] else "grace"]
+
+    def settle(self) -> None:
+        """Say what failed here; hear what failed elsewhere, if this reads as its consequence."""
+        if self.end["code"] != 0 and self.cause is None:
+            failure = own_failure(self.run_dir, self.plan, self.end)
+            if failure:
+                shown = ("rank", "local_rank", "at", "symptom")
+                known = {key: failure[key] for key in shown}
+                self.cause, self.own = self.found("failed", failure["reason"], **known), True
+        self.tell("stopping")
+
+    def conclude(self) -> dict[str, Any]:
+        """Write exit.json, once the peers have had the time to name a better cause."""
+        if self.heartbeat:
+            if self.cause and self.cause["symptom"]:
+                self.heartbeat.wait_while(Circle.undecided, self.limits["lost_after"] + 1)
+            better = self.heartbeat.cause
+            if better and (self.cause is None or self.cause["symptom"]):
+                self.cause, self.own = better, self.heartbeat.own
+        self.end["cause"], self.end["own"] = self.cause, self.own
+        ended = node_exit(self.run_dir, self.plan, self.end)
+        reserve = os.path.join(self.run_dir, "reserve")
+        with contextlib.suppress(OSError):
+            os.unlink(reserve)  # now there is room for exit.json, whatever the run has filled
+        write_json(os.path.join(self.run_dir, "exit.json"), ended)
+        return ended
 
 
 def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
@@ -475,29 +319,40 @@ def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
     ``begun()`` is called once torchrun has a pid, or exit.json says why it has none.
     """
     plan = read_json(os.path.join(run_dir, "plan.json"))
-    grace = float(plan.get("limits", {}).get("grace", GRACE))
-    asked = listen(run_dir)
+    node = Node(run_dir, plan)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    end: dict[str, Any] = {"started_at": time.time(), "stopped_at": None, "code": CANNOT_START}
+    keep_room(run_dir)
     oom_before = read_oom_kills()
-    torchrun = begin(run_dir, plan)
-    if torchrun:
+    torchrun: subprocess.Popen[bytes] | str
+    try:
+        node.heartbeat = Heartbeat(plan, node.limits)
+        torchrun = begin(run_dir, plan)
+    except HeartbeatError as error:
+        torchrun = str(error)
+    node.end["torchrun_ended_at"] = time.time()
+    if isinstance(torchrun, str):
+        node.end["error"] = torchrun
+    else:
         begun()
-        end["code"], end["stopped_at"] = watch(torchrun, asked, grace)
-    end["torchrun_ended_at"] = time.time()
-    end["left"] = end_children(grace)
+        node.watch(torchrun)
     oom_after = read_oom_kills()
-    end["oom_kills"] = None
     if oom_before is not None and oom_after is not None:
-        end["oom_kills"] = oom_after - oom_before
-    ended = node_exit(run_dir, plan, end)
-    write_json(os.path.join(run_dir, "exit.json"), ended)
-    if not torchrun:
+        node.end["oom_kills"] = oom_after - oom_before
+    node.settle()
+    node.end["left"] = end_children(node.patience(), node.turn)
+    ended = node.conclude()
+    if isinstance(torchrun, str):
         begun()
+    node.tell(ended["state"])
+    if node.heartbeat:
+        node.heartbeat.wait_while(Circle.unaware, LINGER)
     return ended
 
 
-# --- commands --------------------------------------------------------------------------------
+def keep_room(run_dir: str) -> None:
+    """Bytes on the disk that exit.json can have when the run has filled all others."""
+    with open(os.path.join(run_dir, "reserve"), "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE)
 
 
 def say(value: dict[str, Any]) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from provision.onhost import supervise
+from provision.onhost.folder import read_json
 
 HERE = Path(__file__).parent
-ONHOST = Path(supervise.__file__).parent
+CHECKOUT = HERE.parents[2]
 
 
 class Node:
@@ -40,7 +40,8 @@ class Node:
 
     def command(self, name: str) -> tuple[int, dict[str, Any]]:
         done = subprocess.run(
-            [sys.executable, str(ONHOST / "supervise.py"), name, str(self.folder)],
+            [sys.executable, "-m", "provision.onhost.supervise", name, str(self.folder)],
+            cwd=CHECKOUT,
             check=False,
             capture_output=True,
             text=True,
@@ -76,7 +77,7 @@ class Node:
 
     def exit(self) -> dict[str, Any]:
         """exit.json, once it is there."""
-        return self.until(lambda: supervise.read_json(str(self.folder / "exit.json")))
+        return self.until(lambda: read_json(str(self.folder / "exit.json")))
 
     def record(self) -> dict[str, Any]:
         return json.loads((self.folder / "record.json").read_text())

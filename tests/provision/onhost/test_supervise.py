@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ast
 import json
 import os
 import shutil
@@ -12,19 +11,10 @@ from typing import Any
 
 import pytest
 
-from provision.onhost import supervise
+from provision.onhost import ending, processes
+from provision.script import read_onhost
 
 RECORDED = Path(__file__).parents[2] / "facts" / "torchrun"
-
-
-@pytest.mark.parametrize("name", ["supervise", "follow"])
-def test_scripts_parse_as_python_3_8_and_import_the_standard_library_only(name: str) -> None:
-    tree = ast.parse(
-        Path(supervise.__file__).with_name(f"{name}.py").read_text(), feature_version=(3, 8)
-    )
-    roots = {n.names[0].name for n in ast.walk(tree) if isinstance(n, ast.Import)}
-    roots |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert roots <= sys.stdlib_module_names
 
 
 def test_finished(node: Any) -> None:
@@ -71,9 +61,9 @@ def test_record_names_both_processes_and_their_own_groups(node: Any) -> None:
     assert state["record"] == record
     for who in ("supervisor", "torchrun"):
         assert record[who]["pgid"] == record[who]["pid"]
-        assert supervise.is_alive(record[who], record["boot_id"])
-    assert not supervise.is_alive(record["torchrun"], "another boot")
-    assert not supervise.is_alive({**record["torchrun"], "start_time": 1}, record["boot_id"])
+        assert processes.is_alive(record[who], record["boot_id"])
+    assert not processes.is_alive(record["torchrun"], "another boot")
+    assert not processes.is_alive({**record["torchrun"], "start_time": 1}, record["boot_id"])
     assert os.getsid(record["supervisor"]["pid"]) != os.getsid(0)
 
 
@@ -219,8 +209,7 @@ def test_foreground(node: Any) -> None:
 
 def test_works_as_a_command_line_script_without_a_file(node: Any) -> None:
     node.plan("ok")
-    source = Path(supervise.__file__).read_text()
-    argv = [sys.executable, "-c", source, "start", str(node.folder)]
+    argv = [sys.executable, "-c", read_onhost("supervise"), "start", str(node.folder)]
     # With every pipe kept open until the command has ended: a daemon that held one would hang us.
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=10)
     assert done.returncode == 0, done
@@ -230,7 +219,7 @@ def test_works_as_a_command_line_script_without_a_file(node: Any) -> None:
 def test_the_daemon_keeps_nothing_of_its_caller_open(node: Any) -> None:
     node.plan("hang")
     readable, inherited = os.pipe()
-    argv = [sys.executable, supervise.__file__, "start", str(node.folder)]
+    argv = [sys.executable, "-c", read_onhost("supervise"), "start", str(node.folder)]
     subprocess.run(argv, check=True, capture_output=True, pass_fds=(inherited,), timeout=10)
     os.close(inherited)
     os.set_blocking(readable, False)
@@ -262,7 +251,7 @@ PLAN = {"nproc_per_node": 2, "first_rank": 0, "run": "r", "node_rank": 0}
 
 def test_torchruns_own_summary_tells_cause_from_victim(tmp_path: Path) -> None:
     run_dir = recorded_run(tmp_path, "rank1-killed.log", {0: {}, 1: {}})
-    failures = supervise.read_failures(run_dir, PLAN, until=float("inf"))
+    failures = ending.read_failures(run_dir, PLAN, until=float("inf"))
     assert list(failures) == [1]
     assert failures[1]["reason"] == "killed by signal 9 (SIGKILL)"
     assert failures[1]["exit"] == -9
@@ -274,8 +263,8 @@ def test_a_victims_error_file_does_not_hide_the_cause(tmp_path: Path) -> None:
     run_dir = recorded_run(
         tmp_path, "rank1-killed.log", {0: {"error.json": json.dumps(error)}, 1: {}}
     )
-    failures = supervise.read_failures(run_dir, PLAN, until=float("inf"))
-    first = supervise.first_failure(failures, PLAN)
+    failures = ending.read_failures(run_dir, PLAN, until=float("inf"))
+    first = ending.first_failure(failures, PLAN)
     assert sorted(failures) == [0, 1]
     assert first is not None
     assert first["rank"] == 1
@@ -291,14 +280,14 @@ def test_out_of_memory_evidence_is_added_to_a_sigkill(tmp_path: Path) -> None:
         "oom_kills": 2,
         "left": [],
     }
-    reason = supervise.node_exit(run_dir, PLAN, end)["first_failure"]["reason"]
+    reason = ending.node_exit(run_dir, PLAN, end)["first_failure"]["reason"]
     assert reason.endswith("the kernel ended 2 process(es) here for want of memory")
-    reason = supervise.node_exit(run_dir, PLAN, {**end, "oom_kills": 0})["first_failure"]["reason"]
+    reason = ending.node_exit(run_dir, PLAN, {**end, "oom_kills": 0})["first_failure"]["reason"]
     assert reason == "killed by signal 9 (SIGKILL)"
 
 
 def test_a_failure_of_torchrun_itself_blames_no_rank(tmp_path: Path) -> None:
     run_dir = recorded_run(tmp_path, "port-taken.log", {})
-    failure = supervise.launcher_failure(run_dir, 1, 5.0)
+    failure = ending.launcher_failure(run_dir, 1, 5.0)
     assert failure["rank"] is None
     assert "EADDRINUSE" in failure["reason"]

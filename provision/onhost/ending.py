@@ -1,0 +1,240 @@
+"""How one node of a run ended: exit.json, from torchrun's own word, error files and logs.
+
+Imported by other files of onhost/, and sent along with them. Standard library, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import signal
+import time
+from typing import Any
+
+from provision.onhost.folder import (
+    read_jit_compiled,
+    read_json,
+    read_lines,
+    read_metrics,
+    read_text,
+)
+
+# How a rank's end reads when another rank's end caused it (torch's gloo and NCCL messages).
+SYMPTOM = re.compile(
+    r"Connection (closed|reset) by peer|Broken pipe|Timed out waiting|SIGTERM"
+    r"|remote server shutdown or crash"
+    r"|Watchdog caught collective operation timeout|ncclRemoteError|remote process exited",
+    re.IGNORECASE,
+)
+# One failed rank in the summary that torchrun prints (torch's errors/__init__.py).
+FAILED_RANK = re.compile(
+    r"^  time      : (?P<time>\S+)\n  host      : .*\n"
+    r"  rank      : (?P<rank>\d+) \(local_rank: (?P<local_rank>\d+)\)\n"
+    r"  exitcode  : (?P<exit>-?\d+) ",
+    re.MULTILINE,
+)
+EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
+
+
+def read_oom_kills() -> int | None:
+    """How often this host's kernel has ended a process for want of memory, since boot."""
+    match = re.search(r"^oom_kill (\d+)$", read_text("/proc/vmstat"), re.MULTILINE)
+    return int(match.group(1)) if match else None
+
+
+def shell_code(code: int) -> int:
+    """A wait status as a shell says it: 128 + n for signal n."""
+    return 128 - code if code < 0 else code
+
+
+def exit_reason(code: int, lines: list[str]) -> str:
+    """Why a rank without an error file ended: its signal, or its last exception line."""
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return "killed by signal %d (%s)" % (-code, signal.Signals(-code).name)
+        return "killed by signal %d" % -code
+    raised = [line for line in lines if EXCEPTION.match(line)]
+    return "exit code %d%s" % (code, ": " + raised[-1] if raised else "")
+
+
+def read_error_file(folder: str) -> tuple[float, str] | None:
+    """(when, message) of a rank's error.json, written by torch's @record; None without one.
+
+    Its timestamp has whole seconds; the file's own time is finer, and used when they agree.
+    """
+    path = os.path.join(folder, "error.json")
+    try:
+        message = read_json(path)["message"]
+        said = float(message["extraInfo"]["timestamp"]) if isinstance(message, dict) else 0.0
+        text = message["message"] if isinstance(message, dict) else str(message)
+        written = os.stat(path).st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (written if not said or said <= written < said + 2 else said), text
+
+
+def read_failure(
+    run_dir: str, local_rank: int, block: re.Match[str] | None, root: bool
+) -> dict[str, Any] | None:
+    """One rank's failure, from its error file or its block in torchrun's summary; None without.
+
+    A rank that torchrun itself ended with SIGTERM, after another failed, did not fail.
+    """
+    folders = glob.glob(os.path.join(run_dir, "ranks", "*", "attempt_*", str(local_rank)))
+    folder = max(folders, key=os.path.getmtime) if folders else os.devnull
+    lines = read_lines(os.path.join(folder, "stderr.log")) if folders else []
+    error = read_error_file(folder) if folders else None
+    code = int(block.group("exit")) if block else None
+    if error:
+        at, reason = error
+    elif block and code is not None and (root or code != -signal.SIGTERM):
+        at = time.mktime(time.strptime(block.group("time"), "%Y-%m-%d_%H:%M:%S"))
+        reason = exit_reason(code, lines)
+    else:
+        return None
+    evidence = [reason] if error else [reason, *lines]
+    symptom = any(SYMPTOM.search(text) for text in evidence)
+    return {"at": at, "reason": reason, "lines": lines, "exit": code, "symptom": symptom}
+
+
+def read_failures(run_dir: str, plan: dict[str, Any], until: float) -> dict[int, dict[str, Any]]:
+    """{local rank: failure} of this node's ranks that failed before ``until``."""
+    # torchrun prints the root cause last, and one block for every other rank that ended badly.
+    blocks = list(FAILED_RANK.finditer(read_text(os.path.join(run_dir, "node.log"))))
+    by_rank = {int(block.group("local_rank")): block for block in blocks}
+    failures = {}
+    for local_rank in range(plan["nproc_per_node"]):
+        block = by_rank.get(local_rank)
+        root = block is not None and block is blocks[-1]
+        failure = read_failure(run_dir, local_rank, block, root)
+        if failure and failure["at"] < until:
+            failures[local_rank] = failure
+    return failures
+
+
+def first_failure(
+    failures: dict[int, dict[str, Any]], plan: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The earliest failure that no other rank's end explains, or else the earliest; or None."""
+    if not failures:
+        return None
+    local_rank = min(failures, key=lambda k: (failures[k]["symptom"], failures[k]["at"]))
+    rank = plan["first_rank"] + local_rank
+    return {"rank": rank, "local_rank": local_rank, **failures[local_rank]}
+
+
+def launcher_failure(run_dir: str, code: int, at: float) -> dict[str, Any]:
+    """The failure of torchrun itself (a taken port, a bad option): no rank is to blame."""
+    lines = read_lines(os.path.join(run_dir, "node.log"))
+    return node_failure("torchrun: " + exit_reason(code, lines), at, lines)
+
+
+def node_failure(reason: str, at: float, lines: list[str]) -> dict[str, Any]:
+    """A failure that is no rank's."""
+    return {
+        "rank": None,
+        "local_rank": None,
+        "at": at,
+        "reason": reason,
+        "lines": lines,
+        "symptom": bool(SYMPTOM.search(reason)),
+        "exit": 1,
+    }
+
+
+def cause_failure(cause: dict[str, Any]) -> dict[str, Any]:
+    """What the supervisor itself found wrong; ``host`` says where, if it was not here."""
+    failure = node_failure(cause["reason"], cause["at"], cause.get("lines", []))
+    rank = {key: cause.get(key) for key in ("rank", "local_rank")}
+    return {**failure, **rank, "host": cause["host"], "symptom": False}
+
+
+def rank_states(
+    plan: dict[str, Any], code: int, failures: dict[int, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Every rank of this node with its state; ``exit`` is None where nobody could read it."""
+    ranks = []
+    for local_rank in range(plan["nproc_per_node"]):
+        state, rank_code = ("finished", 0) if code == 0 else ("stopped", None)
+        if local_rank in failures:
+            state, rank_code = "failed", failures[local_rank]["exit"]
+        ranks.append(
+            {
+                "local_rank": local_rank,
+                "rank": plan["first_rank"] + local_rank,
+                "state": state,
+                "exit": None if rank_code is None else shell_code(rank_code),
+            }
+        )
+    return ranks
+
+
+def own_failure(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[str, Any] | None:
+    """What went wrong on this node; None if nothing did, or only because it was stopped.
+
+    ``end`` as for node_exit.
+    """
+    code, stopped_at = end["code"], end["stopped_at"]
+    if code == 0:
+        return None
+    if end.get("error"):
+        return node_failure(end["error"], end["torchrun_ended_at"], [])
+    # What fails after the request to stop, or after torchrun's own end, fails because of it.
+    until = end["torchrun_ended_at"] if stopped_at is None else stopped_at
+    failure = first_failure(read_failures(run_dir, plan, until), plan)
+    if failure is None and stopped_at is None:
+        failure = launcher_failure(run_dir, code, until)
+    if failure and failure["exit"] == -signal.SIGKILL and end["oom_kills"]:
+        failure["reason"] += "; meanwhile the kernel ended %d process(es) here for want of memory"
+        failure["reason"] %= end["oom_kills"]
+    return failure
+
+
+def judge_end(
+    failure: dict[str, Any] | None, cause: dict[str, Any] | None, *, own: bool
+) -> tuple[str, dict[str, Any] | None]:
+    """(state, failure) of a node that did not finish.
+
+    ``cause`` is why the run ends, as the supervisors know it, and ``own`` whether it was found
+    here. Where it explains a failure that reads as a consequence, it takes its place.
+    """
+    if cause and (failure is None or failure["symptom"]):
+        if cause["kind"] == "asked":
+            return "stopped", None
+        if own and cause["kind"] != "failed":
+            return "failed", cause_failure(cause)
+    return ("failed" if failure else "stopped"), failure
+
+
+def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
+    """exit.json: what became of this node.
+
+    ``end`` is what the supervisor saw: ``code`` (torchrun's wait status), ``error`` (why torchrun
+    was not even started), ``started_at``, ``torchrun_ended_at``, ``stopped_at`` (None unless the
+    supervisor stopped it), ``cause`` and ``own`` (why the run ends: heartbeat.py), ``oom_kills`` of
+    the host meanwhile (None: unknown), ``left`` (pids that SIGKILL did not end).
+    """
+    code, cause = end["code"], end.get("cause")
+    until = end["torchrun_ended_at"] if end["stopped_at"] is None else end["stopped_at"]
+    state, failure = "finished", None
+    if code != 0:
+        failure = own_failure(run_dir, plan, end)
+        state, failure = judge_end(failure, cause, own=end.get("own", False))
+    failures = {} if code == 0 or end.get("error") else read_failures(run_dir, plan, until)
+    shown = ("rank", "local_rank", "at", "reason", "lines", "symptom", "host")
+    return {
+        "run": plan["run"],
+        "node_rank": plan["node_rank"],
+        "state": state,
+        "exit": shell_code(code),
+        "started_at": end["started_at"],
+        "ended_at": time.time(),
+        "ranks": rank_states(plan, code, failures),
+        "first_failure": failure and {key: failure[key] for key in shown if key in failure},
+        "stopped_by": None if state == "finished" or end.get("own") else cause,
+        "jit_compiled": read_jit_compiled(run_dir),
+        "loss": read_metrics(run_dir)["loss"],
+        "left": end["left"],
+    }

@@ -1,0 +1,388 @@
+"""The supervisors of one run watch one another: what each knows of the others, and how they talk.
+
+Every supervisor tells every other, over UDP and once a second, that it lives and how its node
+fares. The first failure anywhere travels at once and makes all others stop. Whoever is silent is
+asked to answer five times a second, so that lost packets are no lost host; who is silent for
+``lost_after`` seconds all the same is lost. Each pair watches itself, in both directions: a link
+that is cut one way, or between two hosts only, is found too. A host sends and receives n - 1
+datagrams of about 150 bytes a second in a run of n hosts.
+
+plan.json says who takes part::
+
+    "peers": {"secret": "…", "address": "10.0.0.1", "port": 29500,       this node's own
+              "nodes": [{"node_rank": 0, "host": "node1", "address": "10.0.0.1", "port": 29500},
+                        {"node_rank": 1, "host": "node2", "address": null, "port": null}, …]}
+
+An address that is null is learnt from node 0, which every node must be able to name. Messages are
+authenticated with HMAC-SHA256 (the key is made of ``secret`` and the run's id) and not encrypted;
+one that was heard before is ignored, and so is one of another run.
+
+``Circle`` is pure: it is given times and messages. ``Wire`` is the socket. A *cause* says why a run
+ends: {"kind", "host", "node_rank", "rank", "reason", "at", "symptom"}, kind being one of ``failed``
+``stuck`` ``lost`` ``isolated`` ``absent`` ``twice`` ``asked``.
+
+Imported by other files of onhost/, and sent along with them. Standard library, Python 3.8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import select
+import socket
+import time
+from typing import Any, Callable, Iterator
+
+TURN = 0.2  # seconds: how often those are told or asked that can't wait
+BEAT = 1.0  # seconds between two messages to one peer
+DOUBT = 2.0  # seconds of silence after which a peer is asked to answer, every TURN
+LOST_AFTER = 5.0  # seconds of silence after which it is lost: two beats and 15 questions
+START_WITHIN = 120.0  # seconds in which every peer must have been heard
+SAY_AFTER, SAY_EVERY = 10.0, 30.0  # seconds: when it is first said, and then again, who is awaited
+ENDED = ("finished", "failed", "stopped")
+MAGIC, MAC = b"ZF1", 16  # the first bytes of a datagram; bytes of its HMAC
+MOST = 4096  # datagrams taken in one go
+
+
+def make_cause(kind: str, host: str, node_rank: int, reason: str, **more: Any) -> dict[str, Any]:
+    """Why a run ends, as it is told to others and written down."""
+    cause = {"kind": kind, "host": host, "node_rank": node_rank, "rank": None, "reason": reason}
+    return {**cause, "at": time.time(), "symptom": False, **more}
+
+
+class Peer:
+    """What is known of one other supervisor. Times are of this host's monotonic clock."""
+
+    def __init__(self, node: dict[str, Any]) -> None:
+        self.node_rank = int(node["node_rank"])
+        self.host = str(node.get("host") or "node_rank %d" % self.node_rank)
+        address, port = node.get("address"), node.get("port")
+        self.address = (str(address), int(port)) if address and port else None
+        self.session: str | None = None  # of the process that speaks for it
+        self.last = -1  # number of its last message
+        self.heard: float | None = None
+        self.told = float("-inf")
+        self.state = "awaited"
+        self.knows: str | None = None  # our state, as it last said
+        self.has_cause = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether it said that its node has ended."""
+        return self.state in ENDED
+
+    def __str__(self) -> str:
+        return "%s (node_rank %d)" % (self.host, self.node_rank)
+
+
+class Circle:
+    """One supervisor among its peers. Pure: told the time and what was heard, it says what to send.
+
+    ``state`` is this node's own; ``cause`` why the run ends, once it does, as far as known here.
+    """
+
+    def __init__(
+        self, peers: dict[str, Any], node_rank: int, limits: dict[str, float], now: float
+    ) -> None:
+        self.node_rank = node_rank
+        self.session = os.urandom(8).hex()
+        self.lost_after = float(limits.get("lost_after", LOST_AFTER))
+        self.start_within = float(limits.get("start_within", START_WITHIN))
+        nodes = [Peer(node) for node in peers["nodes"]]
+        self.peers = {peer.node_rank: peer for peer in nodes if peer.node_rank != node_rank}
+        self.host = next(p.host for p in nodes if p.node_rank == node_rank)
+        self.strays: set[tuple[str, int]] = set()  # who else must be told: a second of one rank
+        self.state = "up"
+        self.cause: dict[str, Any] | None = None
+        self.own = False  # whether the cause was found here
+        self.count = 0
+        self.begun = self.last = now
+        self.said = now + SAY_AFTER - SAY_EVERY
+
+    # --- hearing ---------------------------------------------------------------------------------
+
+    def hear(
+        self, message: dict[str, Any], source: tuple[str, int], now: float
+    ) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+        """Take in a message (authentic); what to answer, and to whom."""
+        session, rank = message["s"], message["n"]
+        if session == self.session:
+            return []
+        peer = self.peers.get(rank)
+        if rank == self.node_rank or (peer and peer.session not in (None, session)):
+            return self._twice(message, source, peer)
+        if peer is None or message["q"] <= peer.last:
+            return []
+        peer.session, peer.last, peer.heard, peer.address = session, message["q"], now, source
+        peer.host = message.get("h") or peer.host
+        peer.state, peer.knows = message["st"], message.get("y", peer.knows)
+        peer.has_cause = bool(message.get("c"))
+        self._learn(message)
+        if message.get("w") or (peer.ended and message.get("y") != self.state):
+            return [(source, self._answer(message, peer))]
+        return []
+
+    def _learn(self, message: dict[str, Any]) -> None:
+        """A cause, when there is none here or a mere consequence; addresses that node 0 knows."""
+        cause = message.get("c")
+        if cause and (self.cause is None or (self.cause["symptom"] and not cause["symptom"])):
+            self.cause, self.own = cause, False
+        for rank, address in message.get("t", {}).items():
+            peer = self.peers.get(int(rank))
+            if peer and peer.address is None:
+                peer.address = (address[0], int(address[1]))
+
+    def _answer(self, message: dict[str, Any], peer: Peer) -> dict[str, Any]:
+        answer = {**self._message(), "y": peer.state}
+        if message.get("who"):
+            known = {p.node_rank: p.address[:2] for p in self.peers.values() if p.address}
+            answer["t"] = {rank: a for rank, a in known.items() if rank != peer.node_rank}
+        return answer
+
+    def _twice(
+        self, message: dict[str, Any], source: tuple[str, int], peer: Peer | None
+    ) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+        """Two supervisors claim one node_rank: neither may run, and both are told."""
+        first = peer.address[0] if peer and peer.address else "here"
+        name = peer.host if peer else self.host
+        if self.cause is None:
+            reason = (
+                "node_rank %d is taken twice: by %s (%s) and by %s (%s); give each node its own"
+            )
+            reason %= (message["n"], name, first, message.get("h"), source[0])
+            self.declare(make_cause("twice", str(message.get("h")), message["n"], reason))
+        self.strays.add(source)
+        return [(source, self._message())]
+
+    # --- judging ---------------------------------------------------------------------------------
+
+    def declare(self, cause: dict[str, Any]) -> None:
+        """Why the run ends, found here: the others will be told."""
+        self.cause, self.own = cause, True
+
+    def judge(self, now: float) -> dict[str, Any] | None:
+        """Why the run ends, if it does: what another said, or who is silent for too long."""
+        gap = now - self.last
+        self.last = now
+        if gap > 1.0:  # we were not running ourselves, so nobody else's silence means anything
+            for peer in self.peers.values():
+                peer.heard = None if peer.heard is None else peer.heard + gap
+        if self.cause is None or self.cause["symptom"]:
+            self._find_lost(now)
+        if self.cause is None and now - self.begun > self.start_within:
+            self._find_absent()
+        return self.cause
+
+    def silence(self, peer: Peer, now: float) -> float | None:
+        """Seconds since a peer was heard; None before the first time, and after its end."""
+        return None if peer.heard is None or peer.ended else now - peer.heard
+
+    def _find_lost(self, now: float) -> None:
+        silences = [(peer, self.silence(peer, now)) for peer in self.peers.values()]
+        known = [(peer, silent) for peer, silent in silences if silent is not None]
+        lost = [peer for peer, silent in known if silent > self.lost_after]
+        if not lost:
+            return
+        if len(known) > 1 and all(silent > self.lost_after / 2 for _, silent in known):
+            reason = "heard nothing of any of the other %d hosts for %.1f s: its network is cut"
+            reason %= (len(known), self.lost_after)
+            self.declare(make_cause("isolated", self.host, self.node_rank, reason))
+            return
+        peer = lost[0]
+        others = ", and nothing of " + ", ".join(p.host for p in lost[1:]) if lost[1:] else ""
+        reason = "lost: %s heard nothing of it for %.1f s%s (it is off, its network is cut, "
+        reason = (reason + "or its supervisor was killed)") % (self.host, self.lost_after, others)
+        self.declare(make_cause("lost", peer.host, peer.node_rank, reason))
+
+    def _find_absent(self) -> None:
+        absent = [peer for peer in self.peers.values() if peer.heard is None]
+        if absent:
+            reason = (
+                "%s never heard of within %.0f s by %s: not started, or its UDP port is blocked"
+            )
+            names = ", ".join(map(str, absent))
+            reason %= (names, self.start_within, self.host)
+            self.declare(make_cause("absent", absent[0].host, absent[0].node_rank, reason))
+
+    def news(self, now: float) -> list[str]:
+        """What a person should read now: who is awaited, while somebody is."""
+        absent = [peer for peer in self.peers.values() if peer.heard is None]
+        if not absent or self.cause or now - self.said < SAY_EVERY:
+            return []
+        self.said = now
+        names = ", ".join(
+            "%s%s" % (p, " at %s UDP port %d" % p.address[:2] if p.address else "") for p in absent
+        )
+        text = "waiting for %s: not heard of for %.0f s, at most %.0f s"
+        return [text % (names, now - self.begun, self.start_within)]
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _message(self) -> dict[str, Any]:
+        self.count += 1
+        message = {"n": self.node_rank, "s": self.session, "q": self.count, "st": self.state}
+        return {**message, "h": self.host, "c": self.cause}
+
+    def _hurry(self, peer: Peer, now: float) -> tuple[bool, bool]:
+        """(whether a peer is to be told or asked every TURN, whether it is to answer)."""
+        if peer.heard is None:
+            return now - self.begun < SAY_AFTER, True
+        asks = now - peer.heard > DOUBT
+        untold = bool(self.cause) and not peer.has_cause
+        unaware = self.state in ENDED and peer.knows != self.state
+        return asks or untold or unaware, asks or unaware
+
+    def due(self, now: float) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+        """(address, message) of everything that is to be said now."""
+        made: dict[tuple[bool, bool], dict[str, Any]] = {}
+        unknown = any(peer.address is None for peer in self.peers.values())
+        for peer in self.peers.values():
+            hurry, answer = self._hurry(peer, now)
+            if (
+                peer.ended
+                or peer.address is None
+                or now - peer.told < (TURN if hurry else BEAT) - TURN / 2
+            ):
+                continue
+            peer.told = now
+            who = unknown and peer.node_rank == 0
+            if (answer, who) not in made:
+                extra = {key: 1 for key, asked in (("w", answer or who), ("who", who)) if asked}
+                made[answer, who] = {**self._message(), **extra}
+            yield peer.address, made[answer, who]
+        for address in self.strays:
+            yield address, self._message()
+
+    def unaware(self, now: float) -> bool:
+        """Whether a peer doesn't know yet how this node ended: one that lives, or starts late."""
+        for peer in self.peers.values():
+            late = peer.heard is None and self.state == "failed"
+            lives = peer.heard is not None and now - peer.heard < self.lost_after
+            if not peer.ended and (late or lives) and peer.knows != self.state:
+                return True
+        return False
+
+    def undecided(self, now: float) -> bool:
+        """Whether a cause may still be found: in a peer that lives, or fell silent just now."""
+        self.judge(now)
+        if self.cause and not self.cause["symptom"]:
+            return False
+        return any(self.silence(peer, now) is not None for peer in self.peers.values())
+
+
+class Wire:
+    """Authenticated datagrams from and to one address."""
+
+    def __init__(self, secret: str, run: str, address: str, port: int) -> None:
+        self.key = hashlib.sha256(("%s\n%s" % (run, secret)).encode()).digest()
+        where = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
+        self.socket = socket.socket(where[0], socket.SOCK_DGRAM)
+        self.socket.setblocking(False)
+        try:
+            self.socket.bind(where[4])
+        except OSError:
+            self.socket.close()
+            raise
+        self.sent = self.received = self.sent_bytes = 0
+
+    def send(self, address: tuple[str, int], message: dict[str, Any]) -> None:
+        """Send, or not: a network that refuses is as good as one that loses, and seen as that."""
+        body = json.dumps(message).encode()
+        packet = MAGIC + hmac.new(self.key, body, hashlib.sha256).digest()[:MAC] + body
+        try:
+            self.socket.sendto(packet, address)
+        except OSError:
+            return
+        self.sent += 1
+        self.sent_bytes += len(packet)
+
+    def receive(self, seconds: float) -> tuple[dict[str, Any], tuple[str, int]] | None:
+        """The next authentic message and where it came from, or None after so many seconds."""
+        until = time.monotonic() + seconds
+        while True:
+            left = max(0.0, until - time.monotonic())
+            try:
+                if not select.select([self.socket], [], [], left)[0]:
+                    return None
+                packet, source = self.socket.recvfrom(1 << 16)
+            except OSError:  # an ICMP error was waiting
+                if not left:
+                    return None
+                continue
+            body = packet[len(MAGIC) + MAC :]
+            mac = hmac.new(self.key, body, hashlib.sha256).digest()[:MAC]
+            if hmac.compare_digest(packet[: len(MAGIC) + MAC], MAGIC + mac):
+                self.received += 1
+                return json.loads(body), source
+
+
+class HeartbeatError(Exception):
+    """This node can't take part; one line."""
+
+
+class Heartbeat:
+    """A Circle on its Wire; with no ``peers`` in the plan it only keeps time."""
+
+    def __init__(self, plan: dict[str, Any], limits: dict[str, float]) -> None:
+        peers = plan.get("peers")
+        self.circle = self.wire = None
+        if peers:
+            where = (peers["address"], int(peers["port"]))
+            try:
+                self.wire = Wire(peers["secret"], plan["run"], *where)
+            except OSError as error:
+                text = "UDP port %d of %s, for the heartbeat, can't be had: %s"
+                raise HeartbeatError(text % (where[1], where[0], error.strerror)) from None
+            self.circle = Circle(peers, plan["node_rank"], limits, time.monotonic())
+
+    def turn(self, seconds: float) -> None:
+        """Say what is due, then listen for so long."""
+        if self.circle is None or self.wire is None:
+            time.sleep(seconds)
+            return
+        until = time.monotonic() + seconds
+        for address, message in self.circle.due(time.monotonic()):
+            self.wire.send(address, message)
+        for _ in range(MOST):
+            heard = self.wire.receive(max(0.0, until - time.monotonic()))
+            if heard is None:
+                return
+            for address, answer in self.circle.hear(*heard, time.monotonic()):
+                self.wire.send(address, answer)
+
+    def judge(self) -> dict[str, Any] | None:
+        """Why the run ends, if a peer's word or silence says so."""
+        return self.circle.judge(time.monotonic()) if self.circle else None
+
+    def news(self) -> list[str]:
+        """What a person should read now."""
+        return self.circle.news(time.monotonic()) if self.circle else []
+
+    def tell(self, state: str, cause: dict[str, Any] | None) -> None:
+        """This node's state from now on, and why the run ends, where that was found here."""
+        if self.circle:
+            self.circle.state = state
+            known = self.circle.cause
+            if cause and (known is None or (known["symptom"] and not cause["symptom"])):
+                self.circle.declare(cause)
+            self.turn(0.0)
+
+    @property
+    def own(self) -> bool:
+        """Whether the cause was found here."""
+        return self.circle is not None and self.circle.own
+
+    @property
+    def cause(self) -> dict[str, Any] | None:
+        """Why the run ends, as far as known here."""
+        return self.circle.cause if self.circle else None
+
+    def wait_while(self, open_question: Callable[[Circle, float], bool], seconds: float) -> None:
+        """Go on for at most so many seconds while a question is open."""
+        until = time.monotonic() + seconds
+        while self.circle and time.monotonic() < until:
+            if not open_question(self.circle, time.monotonic()):
+                return
+            self.turn(TURN / 4)
