@@ -16,6 +16,7 @@ from typing import Any
 
 from provision.compat import TORCH
 from provision.errors import ConfigError
+from provision.numbers import parse_number
 
 #: Where this checkout is: locks/, trainer/ and zero_configs/ are read from here.
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": 32,
     "wheels": str(CHECKOUT / "wheels"),
     "wheel": None,
+    "env_source": "wheelhouse",
     "runs": "runs",
     "accelerator": None,
     "ops": None,
@@ -76,6 +78,8 @@ DEFAULTS: dict[str, Any] = {
     "nproc": None,
     "launcher": "torchrun",
     "env": {},
+    "nnodes": None,
+    "gpus_per_node": None,
     "print_commands": False,
     "locked": False,
     "deep": False,
@@ -118,6 +122,7 @@ class Settings:
     workers: int
     wheels: Path
     wheel: str | None
+    env_source: str
     runs: Path
     accelerator: str | None
     ops: str | None
@@ -162,6 +167,8 @@ class Settings:
     exclude: str | None
     nproc: int | None
     launcher: str
+    nnodes: int | None
+    gpus_per_node: int | None
     env: tuple[str, ...]
     env_set: Mapping[str, Any]
     print_commands: bool
@@ -188,7 +195,7 @@ _PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file"
 _LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-_COUNTS = {"rank", "tail", "nproc"}
+_COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 _NUMBERS |= {"wait", "keep_last"}
 
@@ -216,7 +223,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     for key, value in values.items():
         _require_plain(key, list(value) if isinstance(value, tuple) else value)
     for key in _NUMBERS | {key for key in _COUNTS if values[key] is not None}:
-        values[key] = _number(key, values[key])
+        values[key] = parse_number(key, values[key])
     for key in _PATHS:
         if values[key] is not None:
             values[key] = folder / Path(str(values[key])).expanduser()
@@ -257,18 +264,6 @@ def _require_plain(key: str, value: Any) -> None:
 def _is_odd(character: str) -> bool:
     odd = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
     return odd or unicodedata.bidirectional(character) in _DIRECTIONS
-
-
-def _number(key: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise ConfigError(
-            f"--{key.replace('_', '-')}",
-            found=repr(value),
-            expected="a number",
-            remedy="correct it",
-        ) from None
 
 
 def _pairs(given: Any, flag: str = "set") -> dict[str, Any]:

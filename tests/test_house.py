@@ -23,6 +23,7 @@ SHARED = {
     "script",
     "compat",
     "settings",
+    "numbers",
     "inventory",
     "names",
     "talk",

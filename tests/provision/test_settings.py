@@ -50,6 +50,9 @@ def test_absolute_paths_stay():
         ({"acelerator": "cpu"}, {}, r"unknown setting 'acelerator'.*did you mean 'accelerator'"),
         ({}, {"zero": "two"}, r"--zero: found 'two', expected a number"),
         ({"master_port": "x"}, {}, r"--master-port: found 'x'"),
+        ({"master_port": 99999}, {}, r"--master-port: found 99999, expected a number from 1 to"),
+        ({}, {"master_port": "0"}, r"--master-port: found '0'"),
+        ({"workers": 0}, {}, r"--workers: found 0, expected a number, 1 or more"),
         ({}, {"set": ["max_steps"]}, r"--set: found 'max_steps', expected key=value"),
     ],
 )

@@ -1,0 +1,25 @@
+"""Numbers that a user gives, each within its range."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from provision.errors import ConfigError
+
+#: At least 1, all of them; a port is a 16-bit number.
+_AT_LEAST_1 = {"connect_timeout", "answer_timeout", "workers", "master_port", "nproc"}
+_AT_MOST = {"master_port": 65535}
+
+
+def parse_number(key: str, value: Any) -> int:
+    """The setting ``key`` as a number; ConfigError, with the flag's name, if it can't be that."""
+    least, most = 1 if key in _AT_LEAST_1 else None, _AT_MOST.get(key)
+    with contextlib.suppress(TypeError, ValueError):
+        number = int(value)
+        if (least is None or number >= least) and (most is None or number <= most):
+            return number
+    wanted = "a number" if least is None else f"a number, {least} or more"
+    wanted = f"a number from {least} to {most}" if most else wanted
+    option = f"--{key.replace('_', '-')}"
+    raise ConfigError(option, found=repr(value), expected=wanted, remedy="correct it")
