@@ -39,6 +39,7 @@ from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.running import gather_readiness, gather_room, read_ended
 from provision.commands.runs_tasks import TASKS as OF_RUNS
+from provision.commands.standing import node
 from provision.commands.upkeep import clean, envs, rollback, undeploy
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed
@@ -154,7 +155,7 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, "limit", "limit", "wait", "partial", "dry_run")
+@command(*FLEET, *WHEEL, "env_source", "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
     spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
@@ -231,6 +232,7 @@ ns = Collection(
     undeploy,
     preflight,
     train,
+    node,
     memory,
     demo,
     *OF_RUNS,

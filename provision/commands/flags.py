@@ -40,6 +40,8 @@ HELP = {
     "what": "file or folder of this machine: a model, data",
     "limit": "bytes a second that no machine is to send more of, as in 50MB/s (default: no limit)",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
+    "env_source": "wheelhouse (default: downloaded here, pushed, hosts need no index), or index "
+    "(each host's own pip downloads)",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
     "data": "file or folder of rows on the hosts; several separated by commas",
@@ -56,6 +58,8 @@ HELP = {
     "exclude": "hosts and GPUs to leave out: node3@node2:1",
     "nproc": "ranks of each host (default: its slots)",
     "launcher": "what starts the ranks of a node: torchrun (default) or deepspeed",
+    "nnodes": "how many nodes take part (default 1); by position, too",
+    "gpus_per_node": "ranks of this node (default 4); by position, too",
     "env": "NAME=VALUE for the ranks, or a NAME of this shell; may be given several times",
     "print_commands": "print each node's commands, to paste there without ZeroFleet; start nothing",
     "runs": "local folder that results are collected to (default runs/)",
@@ -137,7 +141,7 @@ _POSITIONAL = ("run", "what")
 _SHORT = {"follow": "f"}
 
 
-class _Command(Task[Any]):
+class Command(Task[Any]):
     """An Invoke task, with the few short flags of _SHORT."""
 
     def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
@@ -148,7 +152,7 @@ class _Command(Task[Any]):
         return found
 
 
-def command(*flags: str) -> Callable[[Body], Any]:
+def command(*flags: str, klass: type[Command] = Command) -> Callable[[Body], Any]:
     """A command with these flags and --json; its body gets an Answer and the Settings."""
 
     def decorate(body: Body) -> Any:
@@ -169,9 +173,7 @@ def command(*flags: str) -> Callable[[Body], Any]:
         run.__doc__, name = body.__doc__, body.__name__.replace("_", "-")
         lists = [flag for flag in flags if flag in ("set", "env")]
         helps = helps_of(*flags, "json")
-        return task(
-            run, klass=_Command, name=name, help=helps, iterable=lists, auto_shortflags=False
-        )
+        return task(run, klass=klass, name=name, help=helps, iterable=lists, auto_shortflags=False)
 
     return decorate
 

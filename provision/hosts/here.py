@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from provision.hosts.facts import HostFacts, parse_facts
 from provision.script import parse_answer, script_argv
@@ -12,14 +14,14 @@ from provision.script import parse_answer, script_argv
 HERE = "this machine"
 
 
-def read_here() -> HostFacts:
-    """Facts of the machine that this process runs on.
+def read_here(peers: Sequence[str] = ()) -> HostFacts:
+    """Facts of the machine that this process runs on; ``peers`` as in gather_facts.
 
     Raises:
         HostError: the probe gave no answer.
     """
     done = subprocess.run(
-        script_argv("probe", [], sys.executable),
+        script_argv("probe", [json.dumps({"peers": list(peers)})], sys.executable),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

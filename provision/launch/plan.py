@@ -86,7 +86,7 @@ def plan_json(spec: RunSpec, node: NodeLaunch) -> dict[str, object]:
         "argv": list(node.argv),
         "environ": dict(node.environ),
         "limits": {"grace": spec.grace},
-        "peers": peers_json(spec, node.node_rank),
+        "peers": None if spec.by_hand is not None else peers_json(spec, node.node_rank),
     }
 
 
@@ -127,7 +127,7 @@ def _require_code(spec: RunSpec, code: Code) -> None:
 
 def _beats(spec: RunSpec, node_rank: int) -> str:
     """Where a node's supervisor hears the others, in words."""
-    if len(spec.hosts) == 1:
+    if len(spec.hosts) == 1 or spec.by_hand is not None:
         return ""
     address, port = spec.hosts[node_rank].address, heartbeat_ports(spec)[node_rank]
     return f"; heartbeat at {address} UDP port {port}"
@@ -140,7 +140,7 @@ def plan_launch(spec: RunSpec, code: Code, script_argv: ScriptArgv) -> LaunchPla
     ConfigError when the code lacks the script, the trainer or the DeepSpeed configuration.
     """
     _require_code(spec, code)
-    nodes = plan_nodes(spec)
+    nodes = tuple(n for n in plan_nodes(spec) if spec.by_hand in (None, n.node_rank))
     starts = tuple(
         Step(
             host=node.host,

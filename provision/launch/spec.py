@@ -76,6 +76,8 @@ class RunSpec:
     the trainer's: the recipe's, with ``--set`` over them. With ``script`` that is what runs, and
     what says what a trainer trains (``objective`` to ``data``, ``flags``) is empty. ``launcher`` is
     what starts the ranks of a node. ``grace``: seconds between a graceful stop and SIGKILL.
+    ``by_hand``: the node_rank of the one node that a person starts, standing on it; of the other
+    nodes nothing is known there, so none of them is watched from it.
     """
 
     run: str
@@ -95,6 +97,7 @@ class RunSpec:
     environ: RunEnviron = field(default_factory=RunEnviron)
     offline: bool = False
     grace: float = GRACE
+    by_hand: int | None = None
     secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
 
@@ -237,6 +240,7 @@ def parse_common(
     environ: RunEnviron | None = None,
     offline: bool = False,
     grace: float = GRACE,
+    by_hand: int | None = None,
 ) -> RunSpec:
     """A RunSpec without what it runs. Raises ConfigError for what can't be honoured."""
     if not re.fullmatch(r"\w[\w.-]*", run):
@@ -266,4 +270,5 @@ def parse_common(
         environ=environ or RunEnviron(),
         offline=offline,
         grace=grace,
+        by_hand=by_hand,
     )

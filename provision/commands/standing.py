@@ -1,0 +1,158 @@
+"""``invoke node``: the person stands on each node, and starts its part of a run there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from provision.commands.flags import Command, command
+from provision.errors import ConfigError
+from provision.hosts.here import read_here
+from provision.launch.here import apply_node
+from provision.launch.manual import POSITIONS, NodeForm, local_path, parse_node_form, words_after
+from provision.launch.plan import LaunchPlan, plan_launch
+from provision.launch.prepare import Program, read_new_run_id, read_program, zero_configs
+from provision.launch.spec import RunHost, RunSpec, parse_run_spec, parse_script_spec
+from provision.script import script_argv
+from provision.settings import CHECKOUT, Settings
+from provision.show import Answer
+
+#: What the node's own environment says of itself.
+_COMPLETE = Path(".zerofleet/current/complete.json")
+
+
+class NodeCommand(Command):
+    """An Invoke task whose positional arguments may be left out.
+
+    Invoke has required ones only. So those count as positional that are on this command line.
+    """
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
+        """The flags, as many of them positional as words stand behind the command's name."""
+        self.positional = list(POSITIONS)[: words_after(sys.argv, "node")]
+        return super().get_arguments(ignore_unknown_help)
+
+
+def read_form(s: Settings) -> tuple[NodeForm, Settings]:
+    """The node, and the settings with what the usual variables say of model, data and flags."""
+    home, here = Path.home(), Path.cwd()
+    given = {name: getattr(s, name) for name in POSITIONS if name in s.given}
+    form = parse_node_form(given, os.environ, home, here)
+    objective = s.objective or os.environ.get("OBJECTIVE") or "sft"
+    own = {
+        name: local_path(value, home, here)
+        for name in ("model", "data", "output")
+        if (value := getattr(s, name))
+    }
+    recipe = CHECKOUT / "recipes" / f"{objective}.yaml"
+    if not s.script and not (CHECKOUT / "trainer" / f"{objective}.py").is_file():
+        there = (path.stem for path in (CHECKOUT / "recipes").glob("*.yaml"))
+        raise ConfigError(
+            "--objective", found=objective, expected=" or ".join(sorted(there)), remedy="correct it"
+        )
+    taken = {**form.settings, **own}
+    return form, replace(
+        s,
+        zero=form.zero,
+        recipe=s.recipe if "recipe" in s.given else recipe,
+        set={**form.flags, **s.set},
+        env_set={**form.environ, **s.env_set},
+        model=taken.get("model"),
+        data=taken.get("data"),
+        output=taken.get("output"),
+    )
+
+
+def read_environment(s: Settings) -> tuple[str, str]:
+    """The interpreter that trains here, and its accelerator; ConfigError where there is none."""
+    home = Path.home()
+    python = Path(s.python).expanduser() if s.python else home / _COMPLETE.parent / "bin/python"
+    if not os.access(python, os.X_OK):
+        raise ConfigError(
+            "--python" if s.python else "environment",
+            found=f"no interpreter {python}",
+            expected="a Python here that has torch and DeepSpeed",
+            remedy="deploy one (invoke deploy), or name yours with --python",
+        )
+    if s.accelerator:
+        return str(python.absolute()), s.accelerator
+    if s.python or not (home / _COMPLETE).is_file():
+        raise ConfigError(
+            "--accelerator", found="nothing", expected="cuda or cpu", remedy="say which"
+        )
+    proved = json.loads((home / _COMPLETE).read_text(encoding="utf-8"))
+    return str(python.absolute()), str(proved["accelerator"])
+
+
+def make_node_spec(
+    s: Settings, form: NodeForm, program: Program, facts: Mapping[str, Any], python: str, on: str
+) -> RunSpec:
+    """The whole run as this node knows it: every node like this one. ``on``: the accelerator."""
+    hosts = tuple(
+        RunHost(
+            name=f"node{rank}",
+            slots=form.nproc_per_node,
+            home=str(Path.home()),
+            nproc_per_node=form.nproc_per_node,
+            socket_interface=facts["interface"] if form.nnodes > 1 else None,
+            cores=facts["cores"],
+        )
+        for rank in range(form.nnodes)
+    )
+    common: dict[str, Any] = {
+        "run": read_new_run_id(program),
+        "hosts": hosts,
+        "master_addr": form.master_addr,
+        "master_port": form.master_port,
+        "output": s.output,
+        "python": python,
+        "accelerator": on,
+        "launcher": s.launcher,
+        "environ": program.environ,
+        "by_hand": form.node_rank,
+    }
+    if program.script:
+        return parse_script_spec(script=program.script, **common)
+    return parse_run_spec(
+        zero=form.zero,
+        offload=s.offload,
+        zero_configs=zero_configs(program.code),
+        model=s.model or "",
+        data=s.data or "",
+        objective=s.recipe.stem if "recipe" not in s.given else program.objective,
+        recipe={name: value for name, value in program.recipe.items() if name != "objective"},
+        overrides=s.set,
+        **common,
+    )
+
+
+def read_node_plan(out: Answer, s: Settings) -> LaunchPlan:
+    """What this node is to run."""
+    form, s = read_form(s)
+    for notice in form.notices:
+        out.say(f"note: {notice}")
+    program = read_program(s, CHECKOUT, sys.argv)
+    python, accelerator = read_environment(s)
+    found = read_here([form.master_addr])
+    facts = {
+        "interface": found.route(form.master_addr).get("interface"),
+        "cores": found["cpu.cores"].value,
+    }
+    spec = make_node_spec(s, form, program, facts, python, accelerator)
+    return plan_launch(spec, program.code, script_argv)
+
+
+@command(
+    *POSITIONS, "objective", "offload", "recipe", "set", "model", "data", "output", "script",
+    "code", "env", "launcher", "python", "accelerator", "dry_run", klass=NodeCommand,
+)  # fmt: skip
+def node(out: Answer, s: Settings) -> None:
+    """Start this node's part of a run, standing on it: [zero] [nnodes] [gpus] [addr] [port]."""
+    launch = read_node_plan(out, s)
+    out.plan(launch)
+    out.outcome(apply_node(launch, Path.home(), out.say))
