@@ -70,7 +70,7 @@ def needed_entries(here: HostEnvs, kept: set[str]) -> set[str]:
     by_sha256 = {entry.sha256: entry for entry in here.store}
     needed = {entry.sha256 for entry in here.store if entry.used_by}
     for name in kept:
-        stored = here.put_to_use(name).get("store")
+        stored = here.made_from(name)
         if stored is None:
             needed |= {entry.sha256 for entry in here.store if not entry.pushed}
         else:

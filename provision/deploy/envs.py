@@ -74,6 +74,11 @@ class HostEnvs:
         lines = (x for x in reversed(self.history) if x["env"] == name and x["what"] == DEPLOY)
         return next(lines, {})
 
+    def made_from(self, name: str) -> tuple[str, ...] | None:
+        """Entries of the store that an environment was made from; None where that is not known."""
+        lines = [x for x in self.history if x["env"] == name and x.get("store") is not None]
+        return tuple(lines[-1]["store"]) if lines else None
+
     def before(self) -> str | None:
         """The environment that was in use when the one in use now was deployed."""
         return self.put_to_use(self.current).get("was")

@@ -59,6 +59,7 @@ def make_answer(**changes):
             line(A, None, store=[OLD_LOCK]),
             line(B, A, store=[OLD_LOCK]),
             line(C, B, store=[NEW_LOCK]),
+            line(C, B, store=None),
         ],
         "held": None,
         "bytes": 3 * 10**6,
