@@ -37,6 +37,7 @@ from provision.commands.flags import (
 )
 from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
+from provision.commands.reporting import report
 from provision.commands.running import gather_readiness, gather_room, read_ended
 from provision.commands.runs_tasks import TASKS as OF_RUNS
 from provision.commands.standing import node
@@ -236,5 +237,6 @@ ns = Collection(
     memory,
     demo,
     *OF_RUNS,
+    report,
 )
 ns.configure({"zerofleet": DEFAULTS})

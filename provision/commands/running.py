@@ -9,14 +9,17 @@ from typing import Any
 from provision.commands.pushing import gather_local
 from provision.commands.reach import connected_fleet, gather_all, read_choice
 from provision.deploy.spec import EnvSpec
+from provision.errors import ConfigError
 from provision.findings import Report
 from provision.fleet import Fleet, error_report
 from provision.hosts.drift import drift, parse_allowed
 from provision.hosts.facts import HostFacts
 from provision.hosts.lock import read_lock
 from provision.hosts.parity import compare
+from provision.hosts.summary import summarize
 from provision.launch.apply import RunResult
-from provision.launch.prepare import make_run_hosts, make_wanted
+from provision.launch.prepare import clock_offsets, make_run_hosts, make_wanted
+from provision.launch.report import apply_kept, apply_report
 from provision.launch.spec import RunHost
 from provision.memory.advise import Room
 from provision.memory.asked import on_hosts, room_from_flags, room_of
@@ -99,12 +102,32 @@ def read_ended(out: Answer, ready: Readiness, result: RunResult) -> None:
     metrics = result.collected / "hosts" / ready.wanted.node0 / "metrics.jsonl"
     rows, first = compare_peaks(ready.memory, read_peaks(metrics)), result.outcome.first_failure
     out.add(peaks=rows)
+    apply_ended(out, ready, result)
     if rows:
         out.text("\n".join(peak_lines(rows)))
     advice = first and after_failure(ready.memory, first.reason, first.lines)
     if advice:
         out.add(memory_advice=advice)
         out.text(advice)
+
+
+def apply_ended(out: Answer, ready: Readiness, result: RunResult) -> None:
+    """Keep what the hosts were beside what they sent, and write the run's report."""
+    table = summarize(ready.facts, wide=True)
+    kept = {
+        "facts": {"columns": table.columns, "rows": table.rows},
+        "lost": dict(result.outcome.lost),
+        "clock_offsets": clock_offsets(ready.facts),
+        "interrupted": result.interrupted,
+    }
+    apply_kept(result.collected, kept)
+    try:
+        path = apply_report(result.collected)
+    except ConfigError as error:  # nothing came of any host: what there is to say has been said
+        out.say(f"no report: {error}")
+        return
+    out.add(report=str(path))
+    out.text(f"  report:  {path}")
 
 
 def gather_room(out: Answer, s: Settings, spec: MemorySpec) -> tuple[MemorySpec, Room]:
