@@ -111,6 +111,19 @@ def processes() -> Iterator[tuple[str, str]]:
             yield name, "process %s (%s)" % (pid, said)
 
 
+def open_entries() -> set[str]:
+    """Entries of the store that a process of ours has a file of open: a push is at work on them."""
+    roots = tuple(os.path.join(root, "") for root in {STORE, os.path.realpath(STORE)})
+    found = set()
+    for descriptor in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            path = os.readlink(descriptor)
+            if path.startswith(roots):
+                root = next(root for root in roots if path.startswith(root))
+                found.add(path[len(root) :].partition("/")[0])
+    return found
+
+
 def users() -> dict[str, list[str]]:
     """Environment → what uses it."""
     runs = live_runs()
@@ -200,6 +213,17 @@ def listed() -> dict[str, Any]:
     }
 
 
+def remove_partial(folder: str) -> None:
+    """What an interrupted push left in an entry of the store; the entry, if that was all."""
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.partial*")):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    with contextlib.suppress(OSError):  # it holds a whole file
+        os.rmdir(folder)
+
+
 def remove(wanted: dict[str, Any]) -> dict[str, Any]:
     """Remove environments and entries of the store, but for what is in use now."""
     kept, used, runs = [], users(), live_runs()
@@ -214,17 +238,16 @@ def remove(wanted: dict[str, Any]) -> dict[str, Any]:
             os.unlink(folder + ".lock")
     for left in glob.glob(os.path.join(glob.escape(ENVS), REMOVING + "*")):
         shutil.rmtree(left)
-    starts = tuple(wanted["store"])
+    starts, busy = tuple(wanted["store"]), open_entries()
     for sha256 in folders(STORE):
+        folder = os.path.join(STORE, sha256)
         if not sha256.startswith(starts):
-            continue
-        if any(sha256 in plan for plan in runs.values()):
+            if sha256 not in busy:
+                remove_partial(folder)
+        elif sha256 in busy or any(sha256 in plan for plan in runs.values()):
             kept.append("store/%s: in use" % sha256)
         else:
-            shutil.rmtree(os.path.join(STORE, sha256))
-    for partial in glob.glob(os.path.join(glob.escape(STORE), "*", "*.partial*")):
-        with contextlib.suppress(OSError):
-            shutil.rmtree(partial) if os.path.isdir(partial) else os.unlink(partial)
+            shutil.rmtree(folder)
     return {"kept": kept}
 
 

@@ -159,6 +159,15 @@ def test_what_an_interrupted_removal_left_goes_too(ask, root):
     assert (root / "store" / WHEEL / "x.whl").exists()
 
 
+def test_what_a_push_writes_to_right_now_stays(ask, root):
+    with (root / "store" / WHEEL / "y.whl.partial").open():
+        ask("remove", json.dumps({"envs": [], "store": []}))
+        assert (root / "store" / WHEEL / "y.whl.partial").exists()
+        _, said = ask("remove", json.dumps({"envs": [], "store": [WHEEL]}))
+        assert said == f"store/{WHEEL}: in use\n"
+    assert (root / "store" / WHEEL / "x.whl").exists()
+
+
 def test_undeploy_leaves_nothing(ask, root, tmp_path):
     (tmp_path / "kept").write_text("the user's")
     (tmp_path / ".cache" / "zerofleet").mkdir(parents=True)
