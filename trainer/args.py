@@ -7,6 +7,7 @@ recipes/sft.yaml lists the flags that a run usually sets.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from transformers import HfArgumentParser, TrainingArguments
 
 from trainer.errors import RequestError
+from trainer.old_names import translate
 
 
 @dataclass
@@ -146,7 +148,9 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, 
     the model while it loads (https://huggingface.co/docs/transformers/deepspeed#zero-3).
     """
     parser = HfArgumentParser((ModelArgs, DataArgs, LoraArgs, SftArgs), allow_abbrev=False)
-    model, data, lora, training = parser.parse_args_into_dataclasses(args=argv)
+    given = translate(sys.argv[1:] if argv is None else argv, _names(parser), _note)
+    model, data, lora, training = parser.parse_args_into_dataclasses(args=given)
+    training.given = given
     if data.model_max_length < 8:
         raise RequestError(
             f"--model_max_length {data.model_max_length}: at least 8 tokens are needed"
@@ -154,3 +158,14 @@ def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, 
     if training.output_dir is None:
         raise RequestError("--output_dir is missing: where the trained weights are to go")
     return model, data, lora, training
+
+
+def _names(parser: HfArgumentParser) -> frozenset[str]:
+    """The names of all flags."""
+    words = (word for action in parser._actions for word in action.option_strings)
+    return frozenset(word.removeprefix("--").replace("-", "_") for word in words)
+
+
+def _note(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"trainer: {line}", file=sys.stderr, flush=True)

@@ -11,9 +11,8 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from trainer import engine
-from trainer.args import SftArgs
-from trainer.errors import RequestError
 from trainer.metrics import Metrics, peak_memory_of_ranks
+from trainer.saving import CompleteOnEachHost, checkpoint_to_resume, spread_saving
 
 
 class CountingTrainer(Trainer):
@@ -97,32 +96,16 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
 
 
-def checked_checkpoint(training: SftArgs) -> str | None:
-    """The checkpoint folder to go on from, or None.
-
-    Raises RequestError when this host does not have one that can be resumed from.
-    """
-    folder = training.resume_from_checkpoint
-    if folder is None:
-        return None
-    needed = ["trainer_state.json"] + (["latest"] if training.deepspeed else [])
-    missing = [name for name in needed if not Path(folder, name).is_file()]
-    if missing:
-        raise RequestError(
-            f"--resume_from_checkpoint {folder}: this host has no {' and no '.join(missing)} "
-            "there; every host needs the checkpoint's common files beside its own ranks' shards"
-        )
-    return folder
-
-
 def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this."""
     training = trainer.args
     trainer.add_callback(Recorder(trainer, metrics, say))
+    trainer.add_callback(CompleteOnEachHost(trainer, metrics.write))
+    spread_saving(trainer, say)
     if metrics.kept or training.process_index != 0:
         # The record has every step, and one rank's word for it is enough.
         trainer.remove_callback(PrinterCallback)
-    result = trainer.train(resume_from_checkpoint=checked_checkpoint(training))
+    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)
     # On every rank: under ZeRO-3 the weights are put together from all of them.

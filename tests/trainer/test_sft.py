@@ -119,21 +119,6 @@ def test_full_zero3_saves_whole_weights(tiny: Path, tmp_path: Path) -> None:
     assert record["eval"][0]["loss"] < record["step"][0]["loss"]
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tiny: Path, tmp_path: Path) -> None:
-    zero = ["--deepspeed", str(ZERO / "zero2_offload.json")]
-    whole, rest = tmp_path / "whole", tmp_path / "rest"
-    result = torchrun(tiny, whole, *zero, "--save_strategy", "steps", "--save_steps", "2")
-    assert result.returncode == 0, result.stderr
-    checkpoint = whole / "out" / "checkpoint-2"
-    result = torchrun(tiny, rest, *zero, "--resume_from_checkpoint", str(checkpoint))
-    assert result.returncode == 0, result.stderr
-    assert events(rest)["begin"][0]["first_step"] == 2
-    resumed = [(s["step"], s["loss"]) for s in events(rest)["step"]]
-    assert resumed == [
-        (s["step"], pytest.approx(s["loss"], abs=1e-3)) for s in events(whole)["step"][2:]
-    ]
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -161,4 +146,12 @@ def test_a_checkpoint_that_is_not_there_stops_the_run(tiny: Path, tmp_path: Path
     flags = ["--deepspeed", str(ZERO / "zero2.json"), "--resume_from_checkpoint", str(tmp_path)]
     result = torchrun(tiny, tmp_path, *flags, ranks=1)
     assert result.returncode != 0
-    assert "this host has no trainer_state.json and no latest there" in result.stderr
+    assert "no checkpoint.json: it was not saved to its end" in result.stderr
+
+
+def test_a_folder_that_holds_a_run_is_not_written_into(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
+    result = torchrun(tiny, tmp_path, "--deepspeed", str(ZERO / "zero2.json"), ranks=1)
+    assert result.returncode != 0
+    assert "has checkpoint-7 of an earlier run there: name another folder" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-7"]

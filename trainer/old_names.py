@@ -1,0 +1,116 @@
+"""Flags that older trainers had: translated with a notice, or refused with what to use instead.
+
+A flag that is dropped without a word changes a training without a word. Sources: transformers 4's
+TrainingArguments (https://github.com/huggingface/transformers/blob/main/MIGRATION_GUIDE_V5.md), and
+the command lines of trainers in the manner of MedicalGPT and LLaMA-Factory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from trainer.errors import RequestError
+
+#: Same meaning under another name.
+RENAMED = {
+    "warmup_ratio": "warmup_steps",  # transformers 5: below 1, warmup_steps is a share
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "tokenizer_path": "tokenizer_name_or_path",
+    "max_samples": "max_train_samples",
+    "cutoff_len": "model_max_length",
+    "lora_r": "lora_rank",
+    "lora_target": "target_modules",
+    "additional_target": "modules_to_save",
+}
+#: One value of an old flag → the new one and its value; any other value of it is refused.
+VALUES = {
+    ("flash_attn", "true"): ("attn_implementation", "flash_attention_2"),
+    ("flash_attn", "fa2"): ("attn_implementation", "flash_attention_2"),
+    ("flash_attn", "sdpa"): ("attn_implementation", "sdpa"),
+    ("flash_attn", "disabled"): ("attn_implementation", "eager"),
+    ("dtype", "bfloat16"): ("bf16", "true"),
+    ("torch_dtype", "bfloat16"): ("bf16", "true"),
+    ("finetuning_type", "lora"): ("use_peft", "true"),
+    ("finetuning_type", "full"): ("use_peft", "false"),
+    ("group_by_length", "true"): ("train_sampling_strategy", "group_by_length"),
+}
+#: Values that ask for what is so anyway.
+GIVEN = {
+    ("flash_attn", "false"), ("flash_attn", "auto"), ("group_by_length", "false"),
+    ("overwrite_output_dir", "false"), ("overwrite_cache", "false"), ("shift_attn", "false"),
+    ("train_on_inputs", "false"), ("ignore_pad_token_for_loss", "true"), ("neft_alpha", "0"),
+    ("use_fast_tokenizer", "true"), ("save_safetensors", "true"), ("streaming", "false"),
+    ("do_train", "true"), ("ddp_find_unused_parameters", "false"), ("rope_scaling", "none"),
+}  # fmt: skip
+#: What can't be had under any name here, and what to do.
+GONE = {
+    "overwrite_output_dir": "it never deleted anything: give another --output_dir, or remove it",
+    "overwrite_cache": "the cache of tokens is named by what is in it, so it is never stale",
+    "template_name": "the tokenizer's own template is used; another: --chat_template FILE",
+    "template": "the tokenizer's own template is used; another: --chat_template FILE",
+    "flash_attn": "use --attn_implementation flash_attention_2, sdpa or eager",
+    "shift_attn": "there is no shifted attention here",
+    "rope_scaling": "set it in the model's config.json, which the result then carries, too",
+    "neft_alpha": "use --neftune_noise_alpha",
+    "device_map": "each rank has one device; to split a model use ZeRO stage 3",
+    "dtype": "use --bf16 or --fp16",
+    "torch_dtype": "use --bf16 or --fp16",
+    "train_on_inputs": "the loss is on answers only",
+    "ignore_pad_token_for_loss": "padding is never learned",
+    "use_fast_tokenizer": "only fast tokenizers tell where an answer's tokens begin",
+    "save_safetensors": "weights are always saved as safetensors",
+    "logging_dir": "set TENSORBOARD_LOGGING_DIR in the hosts' environment",
+    "group_by_length": "use --train_sampling_strategy group_by_length",
+    "streaming": "rows are tokenised once per host and kept on its disk",
+    "dataset_name": "name cached hub data in --data, as hf://datasets/OWNER/NAME",
+    "peft_path": "merge that adapter first, and train the merged model",
+    "hf_hub_token": "log in on the hosts: hf auth login",
+    "finetuning_type": "use --use_peft true or false",
+    "stage": "choose the objective: sft, orpo or pretrain",
+}
+
+
+def translate(argv: Sequence[str], known: frozenset[str], say: Callable[[str], None]) -> list[str]:
+    """``argv`` with today's names; each change is said. Pure but for ``say``.
+
+    ``known``: the flags that there are; one of these is never touched. Raises RequestError for an
+    old flag that means nothing here.
+    """
+    result: list[str] = []
+    for words in _split(argv):
+        name, equals, value = words[0].removeprefix("--").partition("=")
+        values = [value, *words[1:]] if equals else words[1:]
+        old = name.replace("-", "_") if words[0].startswith("--") else ""
+        new = None if not old or old in known else _new(old, values)
+        if new is not None:
+            said = " ".join(new) or "nothing, it is so anyway"
+            say(f"note: {' '.join(words)} is an older name of: {said}")
+        result += words if new is None else new
+    return result
+
+
+def _new(name: str, values: list[str]) -> list[str] | None:
+    """The flag of today; [] when it asks for what is so anyway; None when it isn't an old one."""
+    if name in RENAMED:
+        return [f"--{RENAMED[name]}", *values]
+    value = (values or ["true"])[0].lower()
+    if (name, value) in VALUES:
+        flag, now = VALUES[name, value]
+        return [f"--{flag}", now]
+    if (name, value) in GIVEN:
+        return []
+    if name in GONE:
+        raise RequestError(f"--{name} {' '.join(values)}: there is no such flag here: {GONE[name]}")
+    return None
+
+
+def _split(argv: Sequence[str]) -> list[list[str]]:
+    """The words of each flag together, in order."""
+    groups: list[list[str]] = []
+    for word in argv:
+        if word.startswith("--") or not groups:
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    return groups
