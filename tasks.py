@@ -38,9 +38,10 @@ from provision.commands.flags import (
 from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.reporting import report
-from provision.commands.running import gather_readiness, gather_room, read_ended
+from provision.commands.running import gather_readiness, gather_room
 from provision.commands.runs_tasks import TASKS as OF_RUNS
 from provision.commands.standing import node
+from provision.commands.training import apply_train
 from provision.commands.upkeep import clean, envs, rollback, undeploy
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed
@@ -54,13 +55,8 @@ from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, re
 from provision.hosts.parity import compare
 from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.hosts.targets import fill_flags
-from provision.launch.apply import apply_launch
-from provision.launch.plan import plan_launch
 from provision.launch.prepare import (
-    clock_offsets,
-    make_run_spec,
     read_flags,
-    read_new_run_id,
     read_program,
 )
 from provision.memory.advise import advise
@@ -68,7 +64,6 @@ from provision.memory.asked import make_asked
 from provision.memory.read import read_model
 from provision.memory.table import headline, part_table, stage_table
 from provision.preflight.deep import evaluate_deep, gather_deep
-from provision.script import script_argv
 from provision.settings import CHECKOUT, DEFAULTS
 from provision.wheel.consistency import compare_inspection, read_manifest_beside
 from provision.wheel.inspect import read_inspection, read_objdump
@@ -183,16 +178,7 @@ def preflight(out, s):
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, "runs", "dry_run")
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
-    program = read_program(s, CHECKOUT, sys.argv)
-    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
-    with connected_fleet(s) as fleet:
-        ready = gather_readiness(out, s, fleet, env, program.recipe)
-        (out.report if s.print_commands else out.require)(ready.report)
-        spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(program), program)
-        launch = plan_launch(spec, program.code, script_argv)
-        out.launch(launch, printed=s.print_commands)
-        result = apply_launch(fleet, launch, s.runs, out.say, clock_offsets(ready.facts))
-        read_ended(out, ready, result)
+    apply_train(out, s, read_program(s, CHECKOUT, sys.argv))
 
 
 @command(*FLEET, *TRAIN, "model", "accelerator", *MEMORY)

@@ -95,6 +95,7 @@ DEFAULTS: dict[str, Any] = {
     "host": None,
     "tail": None,
     "detach": False,
+    "retries": 0,
     "checkpoints": False,
     "lock_file": None,
     "allow_drift": None,
@@ -186,6 +187,7 @@ class Settings:
     host: str | None
     tail: int | None
     detach: bool
+    retries: int
     checkpoints: bool
     lock_file: Path
     allow_drift: str | None
@@ -197,7 +199,7 @@ _LISTS = {"ops", "allow_drift", "arch"}
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
-_NUMBERS |= {"wait", "keep_last"}
+_NUMBERS |= {"wait", "keep_last", "retries"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:

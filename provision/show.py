@@ -76,6 +76,10 @@ class Answer:
             table.add_row(*(visible(cell) for cell in row))
         _console().print(table)
 
+    def cells(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of texts from hosts: brackets in them are no markup."""
+        self.table(columns, [tuple(map(escape, row)) for row in rows])
+
     def summary(self, summary: Summary) -> None:
         """What hosts are, and below it why some of that is unknown."""
         self.table(summary.columns, [tuple(map(escape, row)) for row in summary.rows])

@@ -69,6 +69,7 @@ HELP = {
     "host": "lines of one host alone",
     "tail": "only the last so many lines of each host",
     "detach": "start the run, say how to attach to it, and leave it running",
+    "retries": "after a failure, start again from the last whole checkpoint, up to so many times",
     "checkpoints": "bring checkpoints too, optimizer states and all",
     "wait": "seconds to wait where another command is at work on a host (default 0)",
     "partial": "leave out hosts that fail, and go on with the others",
@@ -119,7 +120,7 @@ MEMORY = (*MACHINES, *SHAPE, "lora_rank")
 LOCK = ("locked", "lock_file", "allow_drift")
 RUN = ("model", "data", "output", "master_addr", "master_port")
 SCRIPT = ("script", "include", "exclude", "nproc")
-LAUNCH = ("code", "launcher", "env", "print_commands")
+LAUNCH = ("code", "launcher", "env", "print_commands", "detach", "retries")
 _SWITCHES = (
     "accept_new",
     "deep",

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from provision import errors
-from provision.commands.flags import FLEET, command
+from provision.commands.flags import FLEET, LOCK, WHEEL, command
 from provision.commands.following import (
     apply_attach,
     apply_collected,
@@ -15,6 +15,7 @@ from provision.commands.following import (
     gather_wanted,
 )
 from provision.commands.reach import connected_fleet
+from provision.commands.training import apply_resume
 from provision.fleet import error_report
 from provision.launch.runs import COLUMNS, gather_run, gather_runs
 from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
@@ -27,7 +28,7 @@ def runs(out: Any, s: Any) -> None:
         found, failed = gather_runs(fleet)
     now = time.time()
     out.add(runs=[run.as_json() for run in found])
-    out.table(COLUMNS, [run.row(now) for run in found])
+    out.cells(COLUMNS, [run.row(now) for run in found])
     out.report(error_report(failed))
 
 
@@ -38,7 +39,7 @@ def status(out: Any, s: Any) -> None:
         run = gather_run(fleet, gather_wanted(out, s, fleet))
     out.add(**run.as_json())
     out.text("\n".join(run.lines()))
-    out.table(RANK_COLUMNS, rank_rows(run))
+    out.cells(RANK_COLUMNS, rank_rows(run))
     if run.ended:
         out.text(str(run.ended))
     out.exit = exit_code(run) or out.exit
@@ -75,5 +76,23 @@ def collect(out: Any, s: Any) -> None:
         apply_collected(out, s, fleet, gather_wanted(out, s, fleet))
 
 
+@command(
+    "run",
+    *FLEET,
+    *WHEEL,
+    *LOCK,
+    "master_addr",
+    "master_port",
+    "runs",
+    "set",
+    "detach",
+    "retries",
+    "dry_run",
+)
+def resume(out: Any, s: Any) -> None:
+    """Start an ended run again, as it was, from its newest checkpoint whole on all hosts."""
+    apply_resume(out, s)
+
+
 #: What tasks.py adds to its own.
-TASKS = (runs, status, logs, attach, stop, collect)
+TASKS = (runs, status, logs, attach, stop, collect, resume)

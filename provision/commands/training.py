@@ -1,0 +1,86 @@
+"""The steps of train and resume: may it start, start it, follow it, and go on after a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from provision.commands.following import gather_wanted
+from provision.commands.reach import connected_fleet
+from provision.commands.running import gather_readiness, read_ended
+from provision.deploy.spec import EnvSpec, read_env_spec
+from provision.errors import ConfigError
+from provision.fleet import Fleet
+from provision.launch.apply import RunResult, apply_launch, apply_start
+from provision.launch.failure import FAILED, LOST
+from provision.launch.plan import plan_launch
+from provision.launch.prepare import (
+    Program,
+    clock_offsets,
+    make_run_spec,
+    read_new_run_id,
+    read_program,
+)
+from provision.launch.resume import gather_checkpoints, plan_resume
+from provision.script import script_argv
+from provision.settings import CHECKOUT, Settings
+from provision.show import Answer
+from provision.wheel.manifest import read_wheel
+
+
+def apply_train(out: Answer, s: Settings, program: Program) -> None:
+    """A run from preflight to its results; with --retries, again from its last checkpoint."""
+    if s.retries < 0 or (s.retries and s.detach):
+        raise ConfigError(
+            "--retries",
+            found=f"{s.retries}{' with --detach' if s.detach else ''}",
+            expected="0 or more, and a controller that stays to see the failure",
+            remedy="leave out one of them",
+        )
+    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    with connected_fleet(s) as fleet:
+        result = _apply_one(out, s, fleet, env, program)
+        for left in range(s.retries, 0, -1):
+            if result is None or result.interrupted or result.outcome.state not in (FAILED, LOST):
+                return
+            out.say(f"failed: trying again, {left} of {s.retries} retries left")
+            s, program = gather_again(out, replace(s, run=result.outcome.run), fleet, program)
+            result = _apply_one(out, s, fleet, env, program)
+
+
+def apply_resume(out: Answer, s: Settings) -> None:
+    """An ended run again, as it was, from its newest checkpoint that is whole on all hosts."""
+    with connected_fleet(s) as fleet:
+        again, program = gather_again(out, s, fleet, None)
+    apply_train(out, again, program)
+
+
+def gather_again(
+    out: Answer, s: Settings, fleet: Fleet, program: Program | None
+) -> tuple[Settings, Program]:
+    """The settings and the program of a run that goes on from a run's newest whole checkpoint."""
+    run = gather_wanted(out, s, fleet)
+    resume = plan_resume(run, gather_checkpoints(fleet, run), s)
+    out.add(resumed_from=run.run, resumed_step=resume.step)
+    for line in resume.lines():
+        out.say(line)
+    program = program or read_program(resume.settings, CHECKOUT, ())
+    return resume.settings, replace(program, recipe=resume.recipe)
+
+
+def _apply_one(
+    out: Answer, s: Settings, fleet: Fleet, env: EnvSpec, program: Program
+) -> RunResult | None:
+    """One run; None if it was detached from."""
+    ready = gather_readiness(out, s, fleet, env, program.recipe)
+    (out.report if s.print_commands else out.require)(ready.report)
+    spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(program), program)
+    launch = plan_launch(spec, program.code, script_argv)
+    out.launch(launch, printed=s.print_commands)
+    if s.detach:
+        apply_start(fleet, launch, out.say)
+        out.add(run=launch.run, state="running", run_dirs=launch.run_dirs)
+        out.text(f"{launch.run} runs: invoke attach {launch.run}, invoke stop {launch.run}")
+        return None
+    result = apply_launch(fleet, launch, s.runs, out.say, clock_offsets(ready.facts))
+    read_ended(out, ready, result)
+    return result
