@@ -35,7 +35,10 @@ FAILED_RANK = re.compile(
     r"  exitcode  : (?P<exit>-?\d+) ",
     re.MULTILINE,
 )
-EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*")
+# Since 2.3, torch puts the rank before each line of a traceback.
+EXCEPTION = re.compile(
+    r"^(?:\[rank\d+\]: )?(?P<said>[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*)"
+)
 
 
 def read_oom_kills() -> int | None:
@@ -55,7 +58,7 @@ def exit_reason(code: int, lines: list[str]) -> str:
         with contextlib.suppress(ValueError):
             return "killed by signal %d (%s)" % (-code, signal.Signals(-code).name)
         return "killed by signal %d" % -code
-    raised = [line for line in lines if EXCEPTION.match(line)]
+    raised = [found.group("said") for found in map(EXCEPTION.match, lines) if found]
     return "exit code %d%s" % (code, ": " + raised[-1] if raised else "")
 
 

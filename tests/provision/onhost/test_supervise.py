@@ -291,3 +291,9 @@ def test_a_failure_of_torchrun_itself_blames_no_rank(tmp_path: Path) -> None:
     failure = ending.launcher_failure(run_dir, 1, 5.0)
     assert failure["rank"] is None
     assert "EADDRINUSE" in failure["reason"]
+
+
+def test_an_exception_is_found_behind_the_rank_that_torch_puts_before_it() -> None:
+    lines = ["[rank2]: Traceback (most recent call last):", "[rank2]: ValueError: boom"]
+    assert ending.exit_reason(1, lines) == "exit code 1: ValueError: boom"
+    assert ending.exit_reason(1, [*lines[1:], "[rank2]: ends"]) == "exit code 1: ValueError: boom"

@@ -1,0 +1,224 @@
+"""Four real hosts, real torchrun and gloo, our supervisors; a test breaks one and looks on.
+
+Runs are planned as ``train`` plans them and put on the hosts without SSH, to spare the minutes of
+preflight. ZEROFLEET_TEST_HOME names a home with a deployed environment, to go without the demo's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provision.launch.failure import RunOutcome, parse_outcome
+from provision.launch.nodes import NodeLaunch, plan_nodes
+from provision.launch.plan import plan_json
+from provision.launch.spec import RunHost, RunSpec, Script
+from provision.script import script_argv
+from tests.integration.cluster import cluster as bed
+
+HERE = Path(__file__).parent
+HOME = os.environ.get("ZEROFLEET_TEST_HOME", "")
+ALL = os.environ.get("ZEROFLEET_CHAOS") == "all"
+PORT = 29640
+START_SECONDS = 120.0
+
+
+#: What runs without ZEROFLEET_CHAOS=all: a case of each kind, for CI's minutes.
+THIN = {
+    "test_a_rank_raises[3]",
+    "test_a_rank_is_stopped_and_hangs_all_others",
+    "test_a_host_without_power[3]",
+    "test_a_link_is_cut_in_one_direction[4-in]",
+    "test_a_supervisor_or_torchrun_is_killed[supervisor]",
+    "test_a_port_taken_after_preflight_is_named",
+    "test_a_stop_on_one_host_stops_all[4]",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without root there are no such hosts: say so, and take no fixture's minutes."""
+    lacking, left_out = bed.missing(), []
+    for item in [item for item in items if HERE in item.path.parents]:
+        item.add_marker(pytest.mark.timeout(240))
+        if lacking:
+            item.add_marker(pytest.mark.skip(reason=lacking))
+        if not ALL and item.name not in THIN:
+            left_out.append(item)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+@dataclass(kw_only=True)
+class Chaos:
+    """A run over the hosts of a cluster, of which any may be broken."""
+
+    cluster: bed.Cluster
+    python: str
+    run: str = "chaos"
+    port: int = PORT
+    script: str = "rank.py"
+    limits: dict[str, float] = field(default_factory=dict)
+    nodes: tuple[NodeLaunch, ...] = ()
+
+    def host(self, number: int) -> bed.Node:
+        """A host by its number, from 1; its node_rank is one less."""
+        return self.cluster.nodes[number - 1]
+
+    def plan(self) -> None:
+        """Plan the run over all hosts, one rank on each, as train does."""
+        spec = RunSpec(
+            run=self.run,
+            hosts=tuple(
+                RunHost(
+                    name=node.name, slots=1, home=self.cluster.home, nproc_per_node=1,
+                    socket_interface="eth0", cores=1, address=node.address,
+                )
+                for node in self.cluster.nodes
+            ),
+            master_addr=self.cluster.nodes[0].address,
+            master_port=self.port,
+            python=self.python,
+            accelerator="cpu",
+            script=Script(path=self.script),
+        )  # fmt: skip
+        self.nodes = plan_nodes(spec)
+        for host, node in zip(self.cluster.nodes, self.nodes, strict=True):
+            if not host.pid:
+                continue
+            plan = plan_json(spec, node)
+            plan["limits"] = {"grace": spec.grace, **self.limits}
+            code = host.path(f"{node.run_dir}/code")
+            code.mkdir(parents=True)
+            (code / "rank.py").write_bytes((HERE / "rank.py").read_bytes())
+            (code.parent / "plan.json").write_text(json.dumps(plan))
+
+    def supervise(self, command: str, number: int) -> dict[str, Any]:
+        """The answer of supervise.py on a host."""
+        argv = script_argv("supervise", [command, self.nodes[number - 1].run_dir])
+        said = self.host(number).run(["sh", "-c", '"$@"; true', "sh", *argv])
+        answer = said.partition("ZEROFLEET<<")[2].partition(">>ZEROFLEET")[0]
+        return dict(json.loads(answer))
+
+    def start(self, *numbers: int) -> None:
+        """Start the nodes, all of them unless some are named."""
+        if not self.nodes:
+            self.plan()
+        for number in numbers or range(1, len(self.nodes) + 1):
+            answer = self.supervise("start", number)
+            assert "error" not in answer, answer
+
+    def step(self, number: int) -> int:
+        """The step that a host's rank has done; 0 before the first."""
+        file = self.host(number).path(f"{self.nodes[number - 1].run_dir}/step-{number - 1}")
+        text = file.read_text() if file.exists() else ""
+        return int(text or 0)
+
+    def until_stepping(self, beyond: int = 0) -> None:
+        """Wait until every rank has done some steps."""
+        numbers = range(1, len(self.nodes) + 1)
+        deadline = time.monotonic() + START_SECONDS
+        while not all(self.step(number) > beyond for number in numbers):
+            assert time.monotonic() < deadline, {n: self.log(n)[-2000:] for n in numbers}
+            time.sleep(0.05)
+
+    def log(self, number: int) -> str:
+        """A host's node.log."""
+        path = self.host(number).path(f"{self.nodes[number - 1].run_dir}/node.log")
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Who the supervisor and torchrun are, as the host sees it."""
+        path = self.host(number).path(f"{self.nodes[number - 1].run_dir}/record.json")
+        return dict(json.loads(path.read_text()))
+
+    def signal(self, number: int, who: str, name: str) -> None:
+        """Send a signal to a host's ``supervisor``, ``torchrun`` or ``rank``."""
+        if who == "rank":
+            (pid,) = self.ranks(number)
+            os.kill(pid, signal.Signals[name])
+        else:
+            pid = self.record(number)[who]["pid"]
+            self.host(number).run(["kill", f"-{name.removeprefix('SIG')}", str(pid)])
+
+    def ranks(self, number: int) -> list[int]:
+        """Pids of a host's ranks, as this machine sees them."""
+        commands = self.host(number).commands().items()
+        torchrun = "torch.distributed.run"
+        return [pid for pid, c in commands if c.endswith(" rank.py") and torchrun not in c]
+
+    def left(self, number: int) -> dict[int, str]:
+        """torchrun and ranks that are on a host, whoever is their parent."""
+        commands = self.host(number).commands().items()
+        return {pid: command for pid, command in commands if "rank.py" in command}
+
+    def until_gone(self, numbers: Sequence[int], within: float) -> float:
+        """Seconds until nothing of the run is left on these hosts; no more than ``within``."""
+        begun = time.monotonic()
+        while True:
+            left = {n: found for n in numbers if (found := self.left(n))}
+            took = time.monotonic() - begun
+            if not left:
+                return took
+            assert took < within, (left, {n: self.log(n)[-1500:] for n in left})
+            time.sleep(0.05)
+
+    def exits(self, numbers: Sequence[int], within: float = 30.0) -> dict[str, dict[str, Any]]:
+        """exit.json of these hosts, once all are there."""
+        deadline, found = time.monotonic() + within, {}
+        for number in numbers:
+            path = self.host(number).path(f"{self.nodes[number - 1].run_dir}/exit.json")
+            while not path.exists():
+                assert time.monotonic() < deadline, (number, self.log(number)[-2000:])
+                time.sleep(0.05)
+            found[self.host(number).name] = json.loads(path.read_text())
+        return found
+
+    def outcome(self, numbers: Sequence[int], **lost: str) -> RunOutcome:
+        """What a user is told of the run."""
+        return parse_outcome(self.run, self.exits(numbers), lost=lost)
+
+
+@pytest.fixture(scope="module")
+def four(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[bed.Cluster]:
+    """Four hosts with a deployed environment, in a network of their own."""
+    home = HOME
+    if not home:
+        demo = request.getfixturevalue("demos")[-1]
+        assert demo.code == 0, demo.said[-3000:]
+        home = str(demo.folder / "node1")
+    cluster = bed.start(tmp_path_factory.mktemp("chaos") / "c", 4, home=home, lower=(home,))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def chaos(four: bed.Cluster) -> Iterator[Chaos]:
+    """A run to be started; whatever is done to the hosts is undone after the test."""
+    yield Chaos(cluster=four, python="~/.zerofleet/current/bin/python")
+    four.mended()
+
+
+@pytest.fixture
+def figure(
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]
+) -> Callable[[float, RunOutcome | str], None]:
+    """Say what was measured, and what a user reads."""
+
+    def say(seconds: float, read: RunOutcome | str) -> None:
+        name = request.node.name.removeprefix("test_")
+        first = str(read.first_failure) if isinstance(read, RunOutcome) else read
+        with capfd.disabled():
+            sys.stderr.write(f"\n{name}: {seconds:.1f} s; {first}\n")
+
+    return say

@@ -1,0 +1,29 @@
+"""A rank that does what ranks do, and starts fast: all-reduce after all-reduce, over gloo.
+
+It does what files in the run's folder ask for: ``raise-RANK``, ``finish``.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+folder, rank = Path(os.environ["ZEROFLEET_RUN_DIR"]), os.environ["RANK"]
+dist.init_process_group("gloo")
+value = torch.ones(1000)
+step = 0
+while True:
+    flags = torch.tensor([float((folder / "finish").exists())])
+    dist.all_reduce(value)
+    dist.all_reduce(flags)
+    value /= dist.get_world_size()
+    step += 1
+    (folder / f"step-{rank}").write_text(str(step))
+    if (folder / f"raise-{rank}").exists():
+        raise ValueError(f"boom on rank {rank}")
+    if flags.item():
+        break
+    time.sleep(0.02)
+dist.destroy_process_group()
