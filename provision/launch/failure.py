@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from provision import errors
+from provision.launch.remedies import Remedy, find_remedy
 
 FINISHED, FAILED, STOPPED, LOST = "finished", "failed", "stopped", "lost"
 
@@ -62,6 +63,12 @@ class RunOutcome:
         """0 when it finished or was stopped on request, else 5: unknown is never ok."""
         return errors.OK if self.state in (FINISHED, STOPPED) else errors.RANK_FAILED
 
+    @property
+    def known(self) -> Remedy | None:
+        """What is known of its first failure; nothing of what only followed from another."""
+        first = self.first_failure
+        return None if first is None or first.symptom else find_remedy(first.reason, first.lines)
+
     def __str__(self) -> str:
         took = "" if self.seconds is None else f" after {self.seconds:.0f} s"
         lines = [f"run {self.run}: {self.state}{took}"]
@@ -71,6 +78,8 @@ class RunOutcome:
             first = self.first_failure
             doubt = " (only a consequence; its cause left no trace)" if first.symptom else ""
             lines += [f"  first failure: {first}{doubt}", *(f"    | {t}" for t in first.lines)]
+        if self.known:
+            lines.append(f"  known: {self.known}")
         lines += [f"  {host}: lost: {reason}" for host, reason in self.lost.items()]
         for state in (FAILED, STOPPED):
             ended = [r for r in self.ranks if r.state == state]
@@ -88,6 +97,7 @@ class RunOutcome:
             "state": self.state,
             "ranks": [asdict(rank) for rank in self.ranks],
             "first_failure": None if first is None else {**asdict(first), "lines": [*first.lines]},
+            "known": self.known and self.known.as_json(),
             "lost": dict(self.lost),
             "loss": None if self.loss is None else list(self.loss),
             "jit_compiled": list(self.jit_compiled),
