@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,7 @@ def compare_looks(
             level=Level.ERROR,
             found=f"no {pushed.name} with this content (sha256 {pushed.digest[:12]}…)",
             expected=f"{given} of this machine, pushed",
-            remedy=f"invoke push {given}",
+            remedy=f"invoke push {shlex.quote(given)}",
         )
         for host, look in looks.items()
         if not look["there"]
