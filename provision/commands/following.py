@@ -31,7 +31,7 @@ def gather_wanted(out: Answer, s: Settings, fleet: Fleet) -> KnownRun:
     return choose_run(runs, str(s.run))
 
 
-def _shown_hosts(run: KnownRun, s: Settings) -> dict[str, str]:
+def shown_hosts(run: KnownRun, s: Settings) -> dict[str, str]:
     """The run folders whose lines are wanted; ConfigError for a host or rank that it has not."""
     dirs = run.run_dirs
     if s.host is not None:
@@ -67,7 +67,7 @@ def log_lines(rank: int | None) -> Callable[[Mapping[str, Any]], bool]:
 
 def gather_logs(out: Answer, s: Settings, fleet: Fleet, run: KnownRun) -> None:
     """Show the lines that are wanted: what is there, or with --follow as they come."""
-    dirs, shows = _shown_hosts(run, s), log_lines(s.rank)
+    dirs, shows = shown_hosts(run, s), log_lines(s.rank)
     if s.follow and out.json:
         raise ConfigError(
             "--follow with --json",
