@@ -6,11 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from provision.commands.environments import (
+    apply_house,
+    read_house,
+    read_verdict,
+    require_whole,
+)
 from provision.commands.pushing import push_way
 from provision.deploy.apply import Deploying, apply_deploy
 from provision.deploy.hold import Hold, apply_hold
 from provision.deploy.plan import plan_deploy
 from provision.deploy.spec import EnvSpec
+from provision.deploy.wheelhouse import Wheelhouse
 from provision.errors import ProvisionError
 from provision.findings import Report
 from provision.fleet import Fleet, error_report
@@ -27,6 +34,7 @@ class Deploy:
 
     plan: Plan
     facts: Mapping[str, HostFacts]
+    house: Wheelhouse | None = None
 
     @property
     def before(self) -> dict[str, str | None]:
@@ -46,7 +54,9 @@ def gather_deploy(
     fits = compare(spec.manifest, s.torch, found, deployed=False)
     report = Report(findings=(*error_report(gathered.errors).findings, *fits.findings))
     facts = left_of(out, s, found, report)
-    return Deploy(plan=plan_deploy(spec, facts), facts=facts)
+    house = read_house(s, spec, facts)
+    facts = left_of(out, s, facts, read_verdict(spec, facts, house))
+    return Deploy(plan=plan_deploy(spec, facts, house), facts=facts, house=house)
 
 
 def left_of(
@@ -82,8 +92,11 @@ def apply_planned(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, first: 
     """Carry out a deploy under the hosts' locks, planned anew: another's may just have ended."""
     if first.plan.empty:
         return first
+    apply_house(out, first.house)
     with locked(out, s, fleet, f"deploy {spec.name}", tuple(first.facts)) as hold:
+        out.add(findings=[])  # of the hosts as they are now
         deploy = gather_deploy(out, s, fleet, spec, tuple(first.facts))
+        require_whole(deploy.house)
         how = Deploying(
             before=deploy.before,
             confirm=hold.apply_confirm,

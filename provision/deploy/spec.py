@@ -12,6 +12,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from provision.deploy.platform import Platform
+from provision.deploy.wheelhouse import parse_pins
 from provision.errors import ConfigError
 from provision.wheel.extra import ExtraWheel, read_extras
 from provision.wheel.manifest import WheelManifest
@@ -59,6 +61,22 @@ class EnvSpec:
             "wheel": self.manifest.wheel,
             "wheel_sha256": self.manifest.sha256,
         }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Every distribution of the environment by its canonical name → its version."""
+        pins = parse_pins(self.requirements, platform_for(self.manifest))
+        own = {extra.name: extra.version for extra in self.extras}
+        return (
+            {pin.name: pin.version for pin in pins} | {"deepspeed": self.manifest.deepspeed} | own
+        )
+
+
+def platform_for(manifest: WheelManifest) -> Platform:
+    """The oldest platform that a wheel runs on, as its manifest has it."""
+    major, minor = manifest.glibc.split(".")[:2]
+    machine = manifest.platform.removeprefix("linux_")
+    return Platform(machine=machine, glibc=(int(major), int(minor)), python_tag=manifest.python_tag)
 
 
 def make_env_spec(
@@ -116,7 +134,7 @@ def _require_satisfied(
     pins += [(extra.name, extra.version) for extra in extras]
     there = {str(canonicalize_name(name)): version for name, version in pins}
     for extra in extras:
-        for requirement in _required(extra, manifest.python_tag):
+        for requirement in _required(extra, manifest):
             found = there.get(canonicalize_name(requirement.name), "")
             if not found or not requirement.specifier.contains(found, prereleases=True):
                 raise ConfigError(
@@ -127,22 +145,11 @@ def _require_satisfied(
                 )
 
 
-def _required(extra: ExtraWheel, python_tag: str) -> list[Requirement]:
-    """Its requirements that count on the hosts: those without an extra, on Linux x86-64."""
-    version = f"{python_tag[2]}.{python_tag[3:]}"
-    on_hosts = {
-        "extra": "",
-        "implementation_name": "cpython",
-        "os_name": "posix",
-        "platform_machine": "x86_64",
-        "platform_python_implementation": "CPython",
-        "platform_system": "Linux",
-        "python_full_version": f"{version}.0",
-        "python_version": version,
-        "sys_platform": "linux",
-    }
+def _required(extra: ExtraWheel, manifest: WheelManifest) -> list[Requirement]:
+    """Its requirements that count on the hosts: those without an extra."""
+    markers = platform_for(manifest).markers
     found = [Requirement(text) for text in extra.requires]
-    return [one for one in found if one.marker is None or one.marker.evaluate(on_hosts)]
+    return [one for one in found if one.marker is None or one.marker.evaluate(markers)]
 
 
 def read_env_spec(checkout: Path, wheels: Path, manifest: WheelManifest) -> EnvSpec:

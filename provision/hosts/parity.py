@@ -187,11 +187,7 @@ def _python(manifest: WheelManifest, facts: HostFacts) -> Finding:
         versions = ", ".join(dict.fromkeys(p.version for p in facts.pythons)) or "none"
         remedy = f"install python{wanted} there, or build the wheel with a Python that is there"
         return _finding(facts, "python", False, versions, f"{wanted} (the wheel is {tag})", remedy)
-    if not python.venv:
-        found = f"{python.version} without venv"
-        remedy = f"install python{wanted}-venv there (Debian, Ubuntu)"
-        return _finding(facts, "python", False, found, f"{wanted} with venv", remedy)
-    return _finding(facts, "python", True, python.version, f"{wanted} with venv", "")
+    return _finding(facts, "python", True, python.version, wanted, "")
 
 
 def _machine(manifest: WheelManifest, facts: HostFacts) -> Finding:

@@ -2,8 +2,10 @@
 
     install.py create JSON    a virtual environment with hash-locked packages and the pushed wheels
 
+JSON with "uv" says: all packages are in the store. Without it, this host's pip downloads them.
 An environment counts only once prove.py wrote its complete.json. One whose packages are not all
 installed is made anew.
+
 Standard library only, Python 3.8 or later.
 """
 
@@ -20,10 +22,17 @@ import stat
 import subprocess
 import sys
 import threading
-from typing import Any
+import time
+import urllib.parse
+import zipfile
+from typing import Any, Callable
 
 HOME = os.path.expanduser("~")
 ENVS = os.path.join(HOME, ".zerofleet", "envs")
+#: Cores that compile all bytecode (a core-minute) in seconds; on fewer, only what proving imports.
+COMPILE_CORES = 8
+#: Between two lines that say that something is still at work.
+SAY_SECONDS = 5.0
 
 
 def say(text: str) -> None:
@@ -38,14 +47,16 @@ def fail(text: str) -> None:
 
 
 def verify(path: str, wanted: str) -> str:
-    """The absolute path of a pushed file, hashed once more before pip sees it."""
+    """The absolute path of a pushed file, hashed once more; one that is damaged is removed."""
     path = os.path.join(HOME, path)
     sha = hashlib.sha256()
     with open(path, "rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             sha.update(block)
     if sha.hexdigest() != wanted:
-        fail("%s: sha256 is %s, not %s" % (path, sha.hexdigest()[:12], wanted[:12]))
+        os.remove(path)  # so that the next deploy pushes it anew
+        found = "sha256 was %s, not %s" % (sha.hexdigest()[:12], wanted[:12])
+        fail("%s: %s; it is removed: run the command again" % (path, found))
     return path
 
 
@@ -68,15 +79,15 @@ def end_with_connection(session: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def pip(environment: str, args: list[str]) -> None:
-    """Pip of an environment, its steps shown as progress, its error as ours."""
-    argv = [os.path.join(environment, "bin", "python"), "-m", "pip", *args]
+def follow(argv: list[str], heard: Callable[[str], object], environ: Any = None) -> list[str]:
+    """Run a program to its end, lines to ``heard`` as they come; its last words if it failed."""
     process = subprocess.Popen(
         argv,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        env=environ,
     )
     assert process.stdout is not None
     end_with_connection(process.pid)
@@ -84,11 +95,124 @@ def pip(environment: str, args: list[str]) -> None:
     for raw in process.stdout:
         line = raw.decode("utf-8", "replace").rstrip()
         lines.append(line)
+        heard(line)
+    if process.wait() == 0:
+        return []
+    errors = [line.strip() for line in lines if line.startswith(("ERROR", "error:", "  Caused by"))]
+    return errors or [line.strip() for line in lines[-3:]] or ["exit %d" % process.returncode]
+
+
+def keep_saying(what: str) -> Callable[[], None]:
+    """Say every few seconds that something is at work; call what this returns at its end."""
+    over, began = threading.Event(), time.monotonic()
+
+    def body() -> None:
+        while not over.wait(SAY_SECONDS):
+            say("%s: %.0f s" % (what, time.monotonic() - began))
+
+    threading.Thread(target=body, daemon=True).start()
+    return over.set
+
+
+def pip(environment: str, args: list[str]) -> None:
+    """Pip of an environment, its steps shown as progress, its error as ours."""
+
+    def heard(line: str) -> None:
         if line.startswith(("Collecting torch", "Collecting nvidia", "Installing collected")):
             say(line[:100] + ("…" if len(line) > 100 else ""))
-    if process.wait() != 0:
-        errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
+
+    argv = [os.path.join(environment, "bin", "python"), "-m", "pip", *args]
+    errors = follow(argv, heard)
+    if errors:
         fail("pip: " + " / ".join(errors)[:600])
+
+
+def from_index(environment: str, wanted: dict[str, Any]) -> None:
+    """Packages as this host's own pip finds them: its index, proxy and certificates are its own."""
+    wheels = [(verify(path, sha256), sha256) for path, sha256 in wanted["wheels"]]
+    requirements = verify(wanted["requirements"], wanted["requirements_sha256"])
+    made = subprocess.run(
+        [wanted["python"], "-m", "venv", environment],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if made.returncode != 0:
+        fail("venv: " + made.stdout.decode("utf-8", "replace").strip()[-300:])
+    own = os.path.join(environment, "wheels.txt")
+    with open(own, "w") as stream:
+        stream.writelines("%s --hash=sha256:%s\n" % wheel for wheel in wheels)
+    quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    locked = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
+    pip(environment, ["install", *quiet, *locked, "-r", requirements, "-r", own])
+    pip(environment, ["check", "--disable-pip-version-check"])
+
+
+def from_store(environment: str, wanted: dict[str, Any]) -> None:
+    """Packages from this host's store alone, unpacked by the uv that came with them.
+
+    No network, no pip and no venv module. uv's cache is below ``environment + ".work"`` and goes
+    with it: every environment is unpacked from files that were hashed for it.
+    """
+    work = environment + ".work"
+    shutil.rmtree(work, ignore_errors=True)  # of an interrupted one
+    os.mkdir(work, mode=0o700)
+    try:
+        uv = unpack_uv(verify(*wanted["uv"]), work)
+        # Nothing of the user's own uv, and no environment that this session happens to be in.
+        misleading = ("UV_", "VIRTUAL_ENV", "CONDA_", "PYTHONPATH", "PYTHONHOME")
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(misleading)}
+        offline = ["--offline", "--no-config", "--no-progress", "--color", "never"]
+        offline += ["--cache-dir", os.path.join(work, "cache")]
+        python = os.path.join(environment, "bin", "python")
+        run_uv([uv, "venv", *offline, "--no-python-downloads", "--python", wanted["python"],
+                environment], environ)  # fmt: skip
+        lines = os.path.join(work, "wheels.txt")
+        with open(lines, "w") as stream:
+            stream.writelines(requirement(*wheel) for wheel in wanted["wheels"])
+        locked = ["--no-index", "--require-hashes", "--no-deps"]
+        if len(os.sched_getaffinity(0)) >= COMPILE_CORES:
+            locked.append("--compile-bytecode")
+        over = keep_saying("unpacking %d packages" % len(wanted["wheels"]))
+        try:
+            install = [uv, "pip", "install", *offline, *locked, "--python", python, "-r", lines]
+            run_uv(install, environ, wanted["wheels"])
+        finally:
+            over()
+        run_uv([uv, "pip", "check", *offline, "--python", python], environ)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def unpack_uv(wheel: str, folder: str) -> str:
+    """The program in uv's own wheel: there is nothing else of use in it."""
+    target = os.path.join(folder, "uv")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".data/scripts/uv"))
+        with archive.open(name) as source, open(target, "wb") as stream:
+            shutil.copyfileobj(source, stream, 1 << 20)
+    os.chmod(target, 0o700)
+    return target
+
+
+def requirement(path: str, sha256: str) -> str:
+    """A line of a requirements file: this very file."""
+    file = os.path.join(HOME, path)
+    name = os.path.basename(path).split("-")[0]
+    return "%s @ file://%s --hash=sha256:%s\n" % (name, urllib.parse.quote(file), sha256)
+
+
+def run_uv(argv: list[str], environ: dict[str, str], wheels: Any = ()) -> None:
+    """One command of uv. If it fails over a file of the store that is not what it was: that."""
+
+    def heard(line: str) -> None:
+        if line.startswith(("Prepared", "Installed", "Bytecode compiled")):
+            say(line)
+
+    errors = follow(argv, heard, environ)
+    if errors:
+        for path, sha256 in wheels:
+            verify(path, sha256)
+        fail("uv: " + " / ".join(errors)[:600])
 
 
 def create(wanted: dict[str, Any]) -> None:
@@ -104,26 +228,12 @@ def create(wanted: dict[str, Any]) -> None:
         if os.path.exists(installed):
             say("it is installed already")
             return
-        wheels = [(verify(path, sha256), sha256) for path, sha256 in wanted["wheels"]]
-        requirements = verify(wanted["requirements"], wanted["requirements_sha256"])
         if os.path.exists(environment):
             say("removing a half-made environment")
             shutil.rmtree(environment)
         say("making the environment with " + wanted["python"])
-        made = subprocess.run(
-            [wanted["python"], "-m", "venv", environment],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        if made.returncode != 0:
-            fail("venv: " + made.stdout.decode("utf-8", "replace").strip()[-300:])
-        own = os.path.join(environment, "wheels.txt")
-        with open(own, "w") as stream:
-            stream.writelines("%s --hash=sha256:%s\n" % wheel for wheel in wheels)
-        quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
-        locked = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
-        pip(environment, ["install", *quiet, *locked, "-r", requirements, "-r", own])
-        pip(environment, ["check", "--disable-pip-version-check"])
+        make = from_store if "uv" in wanted else from_index
+        make(environment, wanted)
         with open(installed, "w") as stream:
             stream.write("all packages; complete.json says that they were proved\n")
 

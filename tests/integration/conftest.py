@@ -49,6 +49,15 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[Fle
     apply_stop_fleet(running)
 
 
+def environ_of(cache: Path) -> dict[str, str]:
+    """What a command is run with: builds and wheels are kept in ``cache``."""
+    return {
+        **os.environ,
+        "XDG_CACHE_HOME": str(cache / "xdg"),
+        "PIP_CACHE_DIR": str(read_pip_cache(os.environ)),
+    }
+
+
 @pytest.fixture(scope="session")
 def zf_run(cache: Path) -> ZfRun:
     """``zf_run(args, cwd)``: run ``invoke args`` as a user would, and return what it said.
@@ -56,11 +65,7 @@ def zf_run(cache: Path) -> ZfRun:
     ``cwd`` is a fleet's folder (plain ``invoke`` works there), or any other, as through ``./zf``.
     Builds are cached in ``cache``, not in the home of whoever runs the tests.
     """
-    kept = {
-        **os.environ,
-        "XDG_CACHE_HOME": str(cache / "xdg"),
-        "PIP_CACHE_DIR": str(read_pip_cache(os.environ)),
-    }
+    kept = environ_of(cache)
 
     def run(
         args: Sequence[str],
@@ -87,7 +92,7 @@ def zf_run(cache: Path) -> ZfRun:
 
 
 @pytest.fixture
-def zf_start() -> Iterator[ZfStart]:
+def zf_start(cache: Path) -> Iterator[ZfStart]:
     """``zf_start(args, folder)``: ``invoke args`` left running, in a session of its own as a
     terminal gives it; stopped as by Ctrl-C where the test itself failed.
     """
@@ -97,6 +102,7 @@ def zf_start() -> Iterator[ZfStart]:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "invoke", *args],
             cwd=cwd,
+            env=environ_of(cache),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 def installing_in(homes: list[Path]) -> list[str]:
     """Commands of the installations at work on hosts with these homes."""
-    found = []
+    found, owned = [], {f"HOME={home}".encode() for home in homes}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environ = (process / "environ").read_bytes().split(b"\0")
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-        if "-m pip install" in command and any(f"HOME={h}".encode() in environ for h in homes):
+        if ".work/uv pip install" in command and owned & {*environ}:
             found.append(command[:200])
     return found
 
@@ -50,7 +50,7 @@ def test_ctrl_c_ends_the_work_on_the_hosts(fleet: Fleet, zf_start: ZfStart) -> N
     assert json.loads(out)["exit"] == 130
     while installing_in(homes):
         time.sleep(0.1)
-    # pip was ended while it collected packages; left alone it would have installed them all.
+    # It was ended while it unpacked; left alone it would have installed everything.
     assert not list(homes[0].glob(".zerofleet/envs/*/lib/python*/site-packages/torch"))
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from provision.deploy.plan import deployed, plan_deploy
+from provision.deploy.platform import Platform
 from provision.deploy.spec import make_env_spec, without
+from provision.deploy.wheelhouse import Package, Pin, Wheelhouse
 from provision.errors import ConfigError
 
 LOCK = "transformers==5.23.0 \\\n    --hash=sha256:aa\nsympy==1.14.0 \\\n    --hash=sha256:bb\n"
@@ -137,3 +139,48 @@ def test_a_package_leaves_a_lock_with_all_its_lines():
     lock = "# top\na==1 \\\n    --hash=x\n    # via b\nA-b==2\n    # via c\nc==3\n"
     assert without(lock, {"a", "a-b"}) == "# top\nc==3\n"
     assert without(lock, set()) == lock
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A wheelhouse of one package and uv."""
+    platform = Platform(machine="x86_64", glibc=(2, 36), python_tag="cp311")
+    packages = []
+    for sha256, wheel in (("11" * 32, "sympy-1.14.0-py3-none-any.whl"), ("22" * 32, "uv-1.whl")):
+        (tmp_path / wheel).write_bytes(b"x" * 10)
+        packages.append(Package(path=tmp_path / wheel, sha256=sha256))
+    return Wheelhouse(platform=platform, packages=(packages[0],), uv=packages[1], missing=())
+
+
+def test_with_a_wheelhouse_hosts_get_every_file_and_download_nothing(spec, house, make_facts):
+    plan = plan_deploy(spec, {"node1": make_facts()}, house)
+    pushed = [step.do.target.rpartition("/")[2] for step in plan.phases[0].steps]
+    assert pushed == [spec.manifest.wheel, "sympy-1.14.0-py3-none-any.whl", "uv-1.whl"]
+    (install,) = plan.phases[1].steps
+    told = json.loads(json.loads(base64.b64decode(install.do.argv[-1]))[-1])
+    assert [sha256 for _, sha256 in told["wheels"]] == [spec.manifest.sha256, "11" * 32]
+    assert told["uv"] == [f".zerofleet/store/{'22' * 32}/uv-1.whl", "22" * 32]
+    assert "requirements" not in told
+
+
+def test_a_package_that_the_store_holds_is_not_pushed_again(spec, house, make_facts):
+    facts = make_facts(store=[f"{'11' * 32}/sympy-1.14.0-py3-none-any.whl"])
+    plan = plan_deploy(spec, {"node1": facts}, house)
+    assert "sympy-1.14.0" not in str(plan.phases[0])
+
+
+def test_what_is_not_here_yet_is_downloaded_first(spec, house, make_facts):
+    torch = Pin(name="torch", version="2.13.0", hashes=frozenset({"ef" * 32}))
+    plan = plan_deploy(spec, {"node1": make_facts()}, replace(house, uv=None, missing=(torch,)))
+    assert plan.phases[0].name == "download"
+    assert "this machine: download torch 2.13.0, uv for x86_64, glibc 2.36" in str(plan)
+
+
+def test_the_proof_asks_for_the_version_of_every_distribution(spec, with_extra):
+    assert spec.versions == {
+        "transformers": "5.23.0",
+        "sympy": "1.14.0",
+        "torch": "2.13.0+cpu",
+        "deepspeed": "0.19.8+torch2.13.cpu.x86v3",
+    }
+    assert with_extra.versions["transformers"] == "5.24.0.dev0"

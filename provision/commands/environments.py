@@ -1,0 +1,81 @@
+"""The packages of a deploy: where they come from, which are here, and the room for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from provision.build.cache import cache_dir
+from provision.deploy.fetch import apply_fetch
+from provision.deploy.plan import has_environment, plan_deploy
+from provision.deploy.platform import oldest
+from provision.deploy.spec import EnvSpec
+from provision.deploy.verdict import Needs, compare_deploy
+from provision.deploy.wheelhouse import Wheelhouse, read_wheelhouse
+from provision.errors import ConfigError
+from provision.findings import Report
+from provision.hosts.facts import HostFacts
+from provision.settings import Settings
+from provision.show import Answer
+from provision.steps import Put
+
+WHEELHOUSE, INDEX = "wheelhouse", "index"
+
+
+def wheelhouse_dir() -> Path:
+    """Where wheels for hosts are kept: beside the build cache."""
+    return cache_dir(os.environ).parent / "wheelhouse"
+
+
+def read_house(s: Settings, spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Wheelhouse | None:
+    """What is here for the hosts that lack an environment; None where they download themselves.
+
+    Raises ConfigError for a source that does not exist.
+    """
+    if s.env_source not in (WHEELHOUSE, INDEX):
+        raise ConfigError(
+            "--env-source",
+            found=repr(s.env_source),
+            expected=f"{WHEELHOUSE} or {INDEX}",
+            remedy=f"{WHEELHOUSE}: pushed from here; {INDEX}: every host's own pip downloads",
+        )
+    lacking = {host: facts for host, facts in hosts.items() if not has_environment(spec, facts)}
+    if s.env_source == INDEX or not lacking:
+        return None
+    platform = oldest(lacking, spec.manifest.python_tag)
+    return read_wheelhouse(wheelhouse_dir(), spec.requirements, platform)
+
+
+def read_verdict(spec: EnvSpec, hosts: Mapping[str, HostFacts], house: Wheelhouse | None) -> Report:
+    """Whether the hosts that lack the environment can take it."""
+    lacking = {host: facts for host, facts in hosts.items() if not has_environment(spec, facts)}
+    needs = None
+    if house is not None and lacking:
+        steps = [step for p in plan_deploy(spec, lacking, house).phases for step in p.steps]
+        push = dict.fromkeys(lacking, 0)
+        for step in steps:
+            if isinstance(step.do, Put):
+                push[step.host] += step.do.size
+        sizes = [package.read_unpacked() for package in house.packages]
+        unpacked, files = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (0, 0)
+        needs = Needs(push=push, unpacked=unpacked, files=files)
+    return compare_deploy(lacking, house, spec.manifest.python_tag, needs)
+
+
+def apply_house(out: Answer, house: Wheelhouse | None) -> None:
+    """Have here what hosts are to get."""
+    if house is not None:
+        apply_fetch(wheelhouse_dir(), house, out.say)
+
+
+def require_whole(house: Wheelhouse | None) -> None:
+    """Raise ConfigError if something is not here although it was just downloaded."""
+    if house is not None and (house.missing or house.uv_missing):
+        names = ", ".join(map(str, house.missing)) or "uv"
+        raise ConfigError(
+            f"wheels in {wheelhouse_dir()}",
+            found=f"none of {names} that fits",
+            expected=f"one for {house.platform}",
+            remedy="did another command remove it? Run this one again",
+        )
