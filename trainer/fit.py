@@ -11,6 +11,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from trainer import engine
+from trainer.card import write_card
 from trainer.metrics import Metrics, peak_memory_of_ranks
 from trainer.saving import CompleteOnEachHost, checkpoint_to_resume, spread_saving
 
@@ -118,6 +119,10 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
         loss = trainer.evaluate()["eval_loss"]
         say(f"evaluation: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if training.process_index == 0:
+        figures = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
+        figures |= {"eval_loss": loss} if trainer.eval_dataset is not None else {}
+        write_card(Path(output), training.given, {"steps": trainer.state.global_step, **figures})
     metrics.write(
         "end",
         loss_first=losses[0] if losses else None,
