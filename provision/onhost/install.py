@@ -96,8 +96,11 @@ def follow(argv: list[str], heard: Callable[[str], object], environ: Any = None)
         line = raw.decode("utf-8", "replace").rstrip()
         lines.append(line)
         heard(line)
-    if process.wait() == 0:
+    status = process.wait()
+    if status == 0:
         return []
+    if status < 0:  # as end_with_connection does
+        fail("%s was ended by signal %d" % (os.path.basename(argv[0]), -status))
     errors = [line.strip() for line in lines if line.startswith(("ERROR", "error:", "  Caused by"))]
     return errors or [line.strip() for line in lines[-3:]] or ["exit %d" % process.returncode]
 

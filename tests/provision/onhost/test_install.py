@@ -21,6 +21,7 @@ echo "$@" >> "$HOME/asked"
 env | grep -E '^(UV_|VIRTUAL_ENV|PYTHONPATH)' >> "$HOME/asked"
 test "$1" = venv && for last; do :; done && mkdir -p "$last"
 test "$2" = install && echo "Installed 1 package in 5ms"
+test -e "$HOME/end" && test "$2" = install && kill -TERM $$
 test -e "$HOME/fail" && test "$2" = install && echo "error: no room" && exit 1
 exit 0
 """
@@ -101,6 +102,16 @@ def test_a_damaged_wheel_is_named_and_removed_so_that_it_is_pushed_anew(home, as
     assert failed.returncode == 1
     assert f"{wheel}: sha256 was" in failed.stderr
     assert not wheel.exists()
+
+
+def test_one_that_is_ended_takes_its_work_with_it_and_blames_no_file(home, asked):
+    (home / "end").touch()
+    wheel = home / asked["wheels"][0][0]
+    wheel.write_bytes(b"A wheel")
+    ended = install(home, asked)
+    assert (ended.returncode, ended.stderr) == (1, "uv was ended by signal 15\n")
+    assert wheel.exists()
+    assert not (home / ".zerofleet" / "envs" / "abc.work").exists()
 
 
 def test_a_damaged_uv_is_never_run(home, asked):
