@@ -1,4 +1,4 @@
-"""What a run can be asked for: the flags of ``trainer.sft``.
+"""What a run can be asked for: the flags that all objectives share (trainer.sft, orpo, pretrain).
 
 Every flag of transformers' TrainingArguments is one too; only defaults differ here.
 recipes/sft.yaml lists the flags that a run usually sets.
@@ -50,10 +50,13 @@ class ModelArgs:
 
 @dataclass
 class DataArgs:
-    """Which conversations, and how much of them."""
+    """Which rows, and how much of them."""
 
     train_file_dir: str = field(
-        metadata={"help": ".jsonl or .json file, or a folder of them; several separated by commas."}
+        metadata={
+            "help": "File of rows (.jsonl .json .csv .parquet .arrow; pretrain: .txt), folder of "
+            "them, or hf://datasets/OWNER/NAME that this host has cached; several: with commas."
+        }
     )
     validation_file_dir: str | None = field(
         default=None, metadata={"help": "The same, to evaluate on. Default: no evaluation."}
@@ -66,6 +69,14 @@ class DataArgs:
     )
     model_max_length: int = field(
         default=2048, metadata={"help": "Tokens of a row; what is beyond is cut, and counted."}
+    )
+    skip_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave out rows that can't be used, and count them. Off: an error."},
+    )
+    token_cache: str | None = field(
+        default=None,
+        metadata={"help": "Folder that tokens are kept in, on each host. Default: ~/.cache/..."},
     )
 
 
@@ -112,6 +123,8 @@ class SftArgs(TrainingArguments):
     # Progress bars make log files unreadable.
     disable_tqdm: bool | None = True
     save_total_limit: int | None = 2
+    # Our collators make the columns that models know out of others.
+    remove_unused_columns: bool | None = False
 
     def __post_init__(self) -> None:
         """Turn activation checkpointing on, unless either of its names was set."""
@@ -140,14 +153,19 @@ class SftArgs(TrainingArguments):
             dist.init_process_group("gloo", timeout=timeout)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> tuple[ModelArgs, DataArgs, LoraArgs, SftArgs]:
-    """The flags of a run.
+def parse_args(
+    argv: Sequence[str] | None = None,
+    data_args: type[DataArgs] = DataArgs,
+    lora_args: type[LoraArgs] = LoraArgs,
+    training_args: type[SftArgs] = SftArgs,
+) -> tuple[ModelArgs, DataArgs, LoraArgs, SftArgs]:
+    """The flags of a run, of the objective's own kinds.
 
     Making the SftArgs starts the process group and, with ``--deepspeed``, registers the DeepSpeed
     configuration. It must therefore come before ``from_pretrained``: only then does ZeRO-3 split
     the model while it loads (https://huggingface.co/docs/transformers/deepspeed#zero-3).
     """
-    parser = HfArgumentParser((ModelArgs, DataArgs, LoraArgs, SftArgs), allow_abbrev=False)
+    parser = HfArgumentParser((ModelArgs, data_args, lora_args, training_args), allow_abbrev=False)
     given = translate(sys.argv[1:] if argv is None else argv, _names(parser), _note)
     model, data, lora, training = parser.parse_args_into_dataclasses(args=given)
     training.given = given

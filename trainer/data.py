@@ -1,4 +1,4 @@
-"""Rows → tokens and labels, with the loss on answers only.
+"""Conversations → tokens and labels, with the loss on answers only.
 
 Not TRL's SFTTrainer: its assistant_only_loss needs ``{% generation %}`` marks in the chat template.
 Most models' templates have none; TRL replaces those it knows word for word and refuses the others
@@ -9,9 +9,6 @@ template, and a template for which that can't be done exactly is an error.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jinja2
@@ -20,7 +17,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from trainer.errors import RequestError
-from trainer.rows import Problem, Row, read_rows
 
 #: The label that torch's cross entropy leaves out.
 MASKED = -100
@@ -28,91 +24,6 @@ MASKED = -100
 PLACEHOLDER = "[zerofleet: an answer]"
 
 Messages = list[dict[str, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """The tokenised rows, and what happened to the rows on the way.
-
-    ``rows`` are ``{"input_ids": int32[n], "labels": int32[n]}``, n ≤ model_max_length.
-    """
-
-    rows: list[dict[str, np.ndarray]]
-    read: int
-    truncated: int
-    dropped: int
-    tokens: int
-    learned: int
-
-    def __str__(self) -> str:
-        text = f"{len(self.rows)} rows, {self.tokens:,} tokens, {self.learned:,} of them learned"
-        if self.truncated:
-            text += f"; {self.truncated} of {self.read} rows cut at the maximum length"
-        if self.dropped:
-            text += f"; {self.dropped} rows left out, because no token of an answer is within it"
-        return text
-
-
-def load_features(
-    paths: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    limit: int | None,
-    say: Callable[[str], None],
-) -> Features:
-    """Tokenise the (first ``limit``) rows of ``paths``.
-
-    Raises RequestError when a row is bad, or when nothing is left to learn from.
-    """
-    rows: list[dict[str, np.ndarray]] = []
-    read = truncated = dropped = 0
-    told = time.monotonic()
-    for row in _good_rows(paths, limit):
-        read += 1
-        try:
-            ids, labels = encode(tokenizer, row.messages)
-        except RequestError as error:
-            raise RequestError(f"{row.file}:{row.line}: {error}") from None
-        truncated += len(ids) > max_length
-        ids, labels = ids[:max_length], labels[:max_length]
-        # The first token has nothing before it to be predicted from.
-        if (labels[1:] == MASKED).all():
-            dropped += 1
-        else:
-            rows.append({"input_ids": ids, "labels": labels})
-        if time.monotonic() - told > 5:
-            told = time.monotonic()
-            say(f"{paths}: {read:,} rows tokenised")
-    if not rows:
-        raise RequestError(
-            f"{paths}: none of {read} rows has an answer within {max_length} tokens: "
-            "raise --model_max_length"
-        )
-    return Features(
-        rows=rows,
-        read=read,
-        truncated=truncated,
-        dropped=dropped,
-        tokens=sum(len(row["input_ids"]) for row in rows),
-        learned=sum(int((row["labels"][1:] != MASKED).sum()) for row in rows),
-    )
-
-
-def _good_rows(paths: str, limit: int | None) -> Iterator[Row]:
-    problems: list[Problem] = []
-    count = 0
-    for item in read_rows(paths):
-        if isinstance(item, Problem):
-            problems.append(item)
-        elif not problems:
-            yield item
-            count += 1
-        if count == limit or len(problems) == 5:
-            break
-    if problems:
-        lines = "\n  ".join(map(str, problems))
-        raise RequestError(f"{paths}: bad rows (the first {len(problems)}):\n  {lines}")
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from trainer import engine
 from trainer.card import write_card
+from trainer.errors import RequestError
 from trainer.metrics import Metrics, peak_memory_of_ranks
 from trainer.saving import CompleteOnEachHost, checkpoint_to_resume, spread_saving
+from trainer.tally import EVAL, TRAIN, Tally, only
 
 
 class CountingTrainer(Trainer):
@@ -24,16 +26,28 @@ class CountingTrainer(Trainer):
 
     _tokens: torch.Tensor | int = 0
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As a Trainer."""
+        super().__init__(*args, **kwargs)
+        self.tally = Tally()
+
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Count, then train."""
-        self._tokens = self._tokens + inputs["attention_mask"].sum()
+        self._tokens = self._tokens + self.count_tokens(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
 
+    def count_tokens(self, inputs: dict[str, Any]) -> Any:
+        """Tokens of a batch, without padding."""
+        return inputs["attention_mask"].sum()
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add ``tokens`` to a step's line. Runs on every rank, as all of transformers' logging."""
+        """Add ``tokens`` and the tally's means. Runs on every rank, as all logging does."""
         if "loss" in logs:
             mine = torch.as_tensor(self._tokens, device=self.args.device)
             logs["tokens"] = int(self.accelerator.reduce(mine, reduction="sum"))
+            logs.update(self.tally.means(TRAIN, self.accelerator))
+        elif f"{EVAL}loss" in logs:
+            logs.update(self.tally.means(EVAL, self.accelerator))
         super().log(logs, *args, **kwargs)
 
 
@@ -57,6 +71,15 @@ class Recorder(TrainerCallback):
             f"{active}, stepped by {type(optimizer).__name__}; training {trainable:,} of {total:,} "
             f"parameters for {state.max_steps} steps"
         )
+        sizes = (
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            args.world_size,
+        )
+        self.say(
+            f"effective batch {math.prod(sizes)}: "
+            "{} a device x {} accumulated x {} ranks".format(*sizes)
+        )
         self.metrics.write(
             "begin",
             total_steps=state.max_steps,
@@ -69,9 +92,7 @@ class Recorder(TrainerCallback):
             parameters=total,
             rows=len(self.trainer.train_dataset),
             world_size=args.world_size,
-            effective_batch=args.world_size
-            * args.per_device_train_batch_size
-            * args.gradient_accumulation_steps,
+            effective_batch=math.prod(sizes),
         )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -86,9 +107,18 @@ class Recorder(TrainerCallback):
                 grad_norm=logs.get("grad_norm"),
                 lr=logs.get("learning_rate"),
                 tokens=logs.get("tokens"),
+                **only(logs, TRAIN),
             )
+            if not math.isfinite(logs["loss"]):
+                raise RequestError(
+                    f"the loss of step {state.global_step} is {logs['loss']}: stopped. A lower "
+                    "--learning_rate, or bf16 in place of fp16, are what usually helps; "
+                    "--max_grad_norm is " + str(args.max_grad_norm)
+                )
         elif "eval_loss" in logs:
-            self.metrics.write("eval", step=state.global_step, loss=logs["eval_loss"])
+            self.metrics.write(
+                "eval", step=state.global_step, loss=logs["eval_loss"], **only(logs, EVAL)
+            )
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
@@ -116,8 +146,10 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     metrics.write("saved", output=output)
     say(f"saved to {output}")
     if trainer.eval_dataset is not None:
-        loss = trainer.evaluate()["eval_loss"]
-        say(f"evaluation: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}")
+        found = trainer.evaluate()
+        loss = found["eval_loss"]
+        more = "".join(f", {name} {value:.4f}" for name, value in only(found, EVAL).items())
+        say(f"evaluation: loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}{more}")
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if training.process_index == 0:
         figures = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}

@@ -27,10 +27,10 @@ FLASH = {
 }
 
 
-def load_tokenizer(args: ModelArgs) -> PreTrainedTokenizerBase:
-    """The tokenizer, with a chat template and a padding token.
+def load_tokenizer(args: ModelArgs, *, chats: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer, with a padding token, and for rows of ``chats`` with a chat template.
 
-    Raises RequestError when there is no chat template.
+    Raises RequestError when that is missing.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         args.tokenizer_name_or_path or args.model_name_or_path,
@@ -39,7 +39,7 @@ def load_tokenizer(args: ModelArgs) -> PreTrainedTokenizerBase:
     )
     if args.chat_template:
         tokenizer.chat_template = Path(args.chat_template).read_text(encoding="utf-8")
-    if not tokenizer.chat_template:
+    if chats and not tokenizer.chat_template:
         raise RequestError(
             f"{args.tokenizer_name_or_path or args.model_name_or_path} has no chat template (a "
             "base model, not an instruct one?): give one with --chat_template FILE"
@@ -97,6 +97,15 @@ def fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         raise RequestError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings: "
             "use the model's own tokenizer"
+        )
+
+
+def fit_length(model: PreTrainedModel, length: int, flag: str) -> None:
+    """Raise RequestError for rows longer than the positions that the model knows."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is not None and length > positions:
+        raise RequestError(
+            f"{flag} {length}: the model has {positions} positions; use at most that"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ import trl
 from transformers import PreTrainedTokenizerFast
 
 from trainer import data
-from trainer.data import MASKED, Collator, answer_spans, encode, load_features
+from trainer.data import MASKED, Collator, answer_spans, encode
 from trainer.errors import RequestError
+from trainer.features import Features, load_features
+from trainer.sft import SftDataArgs, make_encoder
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 CONVERSATION = [
@@ -117,6 +120,14 @@ def test_a_template_that_hides_where_answers_end_is_refused(
         answer_spans(tokenizer, CONVERSATION)
 
 
+def load(path: Path, tokenizer: PreTrainedTokenizerFast, length: int, **changes: Any) -> Features:
+    args = SftDataArgs(train_file_dir=str(path), model_max_length=length)
+    encoder = make_encoder(tokenizer, args)
+    return load_features(
+        str(path), "sft", encoder, **{"limit": None, "skip_bad": False, "say": print, **changes}
+    )
+
+
 def test_a_template_that_refuses_a_row_names_the_row(
     tokenizer: PreTrainedTokenizerFast, jsonl: Callable[..., Path]
 ) -> None:
@@ -125,7 +136,7 @@ def test_a_template_that_refuses_a_row_names_the_row(
     row = {"messages": CONVERSATION}
     path = jsonl(row, {**row, "system_prompt": "x"})
     with pytest.raises(RequestError, match=r"rows.jsonl:2: the chat template refuses .*no system"):
-        load_features(str(path), tokenizer, max_length=99, limit=None, say=print)
+        load(path, tokenizer, 99)
 
 
 def test_long_rows_are_cut_and_rows_without_an_answer_left_out_aloud(
@@ -140,15 +151,16 @@ def test_long_rows_are_cut_and_rows_without_an_answer_left_out_aloud(
         }
 
     path = jsonl(row("q", "a"), row("q", "word " * 200), row("word " * 200, "a"))
-    features = load_features(str(path), tokenizer, max_length=64, limit=None, say=print)
-    assert (features.read, features.truncated, features.dropped) == (3, 2, 1)
+    features = load(path, tokenizer, 64)
+    counts = features.counts
+    assert (counts.read, counts.cut, counts.dropped) == (3, 2, 1)
     assert [len(r["input_ids"]) for r in features.rows][1] == 64
     assert "2 of 3 rows cut" in str(features)
     assert "1 rows left out" in str(features)
     assert features.tokens == sum(len(r["input_ids"]) for r in features.rows)
-    assert len(load_features(str(path), tokenizer, max_length=64, limit=1, say=print).rows) == 1
+    assert len(load(path, tokenizer, 64, limit=1).rows) == 1
     with pytest.raises(RequestError, match="--model_max_length"):
-        load_features(str(path), tokenizer, max_length=8, limit=None, say=print)
+        load(path, tokenizer, 8)
 
 
 def test_a_bad_row_stops_the_run(
@@ -156,7 +168,13 @@ def test_a_bad_row_stops_the_run(
 ) -> None:
     path = jsonl({"messages": CONVERSATION}, {"messages": []})
     with pytest.raises(RequestError, match=r"rows.jsonl:2: found no answer"):
-        load_features(str(path), tokenizer, max_length=99, limit=None, say=print)
+        load(path, tokenizer, 99)
+    features = load(path, tokenizer, 99, skip_bad=True)
+    assert (len(features.rows), features.counts.bad) == (1, 1)
+    assert "1 bad rows skipped" in str(features)
+    missing = path.with_name("missing.jsonl")  # a file is no row
+    with pytest.raises(RequestError, match="no such file"):
+        load(missing, tokenizer, 99, skip_bad=True)
 
 
 def test_the_collator_pads_to_a_multiple_of_8() -> None:
