@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from invoke.tasks import Task, task
 
 from provision import show
+from provision.errors import ConfigError
 from provision.settings import Settings, read_settings
 
 #: A command's body: what it answers through, and its settings.
@@ -160,6 +161,7 @@ def command(*flags: str, klass: type[Command] = Command) -> Callable[[Body], Any
         def run(c: Any, **given: Any) -> None:
             json, dry_run = given.pop("json"), given.pop("dry_run", False)
             with show.answer(json=json, dry_run=dry_run) as out:
+                _require_values(given, body.__name__.replace("_", "-"))
                 body(out, read_settings(c.config.zerofleet, **given))
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -177,6 +179,18 @@ def command(*flags: str, klass: type[Command] = Command) -> Callable[[Body], Any
         return task(run, klass=klass, name=name, help=helps, iterable=lists, auto_shortflags=False)
 
     return decorate
+
+
+def _require_values(given: Mapping[str, Any], name: str) -> None:
+    """ConfigError for a flag where a position should be: Invoke takes ``--help`` for its value."""
+    for flag in _POSITIONAL:
+        if str(given.get(flag) or "").startswith("-"):
+            raise ConfigError(
+                flag.upper(),
+                found=given[flag],
+                expected=HELP[flag],
+                remedy=f"invoke --help {name} says more",
+            )
 
 
 def helps_of(*flags: str) -> dict[str, str]:

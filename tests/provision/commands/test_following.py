@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from invoke import Config, Context
 
 from provision.commands.following import log_lines, plan_stop, shown_hosts
 from provision.commands.runs_tasks import TASKS
@@ -79,3 +80,12 @@ def test_a_run_is_named_by_position_and_logs_follow_with_one_letter() -> None:
     assert named == {"status", "logs", "attach", "stop", "collect", "resume"}
     assert {given[0].name for name, given in arguments.items() if name in named} == {"run"}
     assert any(set(one.names) == {"follow", "f"} for one in arguments["logs"])
+
+
+def test_a_flag_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    status = next(task for task in TASKS if task.name == "status")
+    flags = dict.fromkeys(one.name for one in status.get_arguments())
+    with pytest.raises(SystemExit) as end:
+        status(Context(Config()), **{**flags, "run": "--help", "json": False})
+    assert end.value.code == 2
+    assert "RUN: found --help" in capsys.readouterr().err
