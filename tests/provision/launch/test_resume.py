@@ -15,10 +15,10 @@ from provision.settings import make_settings
 
 RANKS = {"node1": [0, 1], "node2": [2, 3]}
 FLAGS = {
-    "model_name_or_path": "/home/ann/m",
-    "train_file_dir": "/home/ann/a.jsonl,/data/b.jsonl",
-    "output_dir": "/home/ann/.zerofleet/runs/r/output",
-    "deepspeed": "/home/ann/.zerofleet/runs/r/code/zero_configs/zero3_offload.json",
+    "model_name_or_path": "/home/ml/m",
+    "train_file_dir": "/home/ml/a.jsonl,/data/b.jsonl",
+    "output_dir": "/home/ml/.zerofleet/runs/r/output",
+    "deepspeed": "/home/ml/.zerofleet/runs/r/code/zero_configs/zero3_offload.json",
     "max_steps": 10,
     "use_peft": True,
     "learning_rate": -1.5,
@@ -73,7 +73,7 @@ def run_of(state: str = "failed", **more: Any) -> KnownRun:
             "run": "r", "node_rank": n, "nnodes": 2, "nproc_per_node": 2, "first_rank": 2 * n,
             "state": state, "exit": None, "why": "gone" if state != "running" else "",
             "argv": argv, "output": FLAGS["output_dir"],
-            "run_dir": "/home/ann/.zerofleet/runs/r", "stop_asked_at": None, **more,
+            "run_dir": "/home/ml/.zerofleet/runs/r", "stop_asked_at": None, **more,
         }
         for n in (0, 1)
     }  # fmt: skip
