@@ -17,7 +17,7 @@ def node(run: str, node_rank: int, state: str = "running", **more: Any) -> dict[
         "run": run, "node_rank": node_rank, "nnodes": 2, "nproc_per_node": 2, "what": "trainer.sft",
         "deepspeed": "zero2.json", "model": "/m", "output": None, "state": state, "why": "",
         "stopping": False, "stop_asked_at": None, "exit": None, "first_rank": 2 * node_rank,
-        "run_dir": f"/home/{node_rank}/{run}", "by": "ann", "started_at": 100.0,
+        "run_dir": f"/srv/{node_rank}/{run}", "by": "ann", "started_at": 100.0,
         "progress": {"step": None, "total_steps": None}, **more,
     }  # fmt: skip
 
@@ -55,7 +55,7 @@ def test_a_run_is_one_over_all_its_hosts_and_old_ones_come_first() -> None:
     assert list(first.nodes) == ["node1", "node2"]
     assert (first.node0, first.nranks, first.unheard) == ("node1", 4, 0)
     assert second.started_at == 1100.0
-    assert first.outputs == {"node1": "/home/0/b/output", "node2": "/home/1/b/output"}
+    assert first.outputs == {"node1": "/srv/0/b/output", "node2": "/srv/1/b/output"}
 
 
 @pytest.mark.parametrize(
