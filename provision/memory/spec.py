@@ -199,7 +199,7 @@ def spec_from_flags(
         ("seq", "model_max_length", int), ("accum", "gradient_accumulation_steps", int),
         ("batch", "per_device_train_batch_size", int), ("lora_rank", "lora_rank", int),
         ("lora_dropout", "lora_dropout", float), ("lora_targets", "target_modules", str),
-        ("attention", "attn_implementation", str),
+        ("attention", "attn_implementation", str), ("objective", "objective", str),
     ):  # fmt: skip
         if flags.get(flag) is not None:
             changes[field] = _typed(flag, flags[flag], kind)
