@@ -52,7 +52,7 @@ def test_absolute_paths_stay():
         ({"master_port": "x"}, {}, r"--master-port: found 'x'"),
         ({"master_port": 99999}, {}, r"--master-port: found 99999, expected a number from 1 to"),
         ({}, {"master_port": "0"}, r"--master-port: found '0'"),
-        ({"workers": 0}, {}, r"--workers: found 0, expected a number, 1 or more"),
+        ({}, {"workers": 0}, r"--workers: found 0, expected a number, 1 or more"),
         ({}, {"set": ["max_steps"]}, r"--set: found 'max_steps', expected key=value"),
     ],
 )
