@@ -213,7 +213,9 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values = dict(DEFAULTS)
     values.update({key: value for key, value in config.items() if value is not None})
     # A switch that is off was not given: invoke.yaml may still turn it on.
-    given = {k: v for k, v in flags.items() if v is not None and v is not False and v not in ([], ())}
+    given = {
+        k: v for k, v in flags.items() if v is not None and v is not False and v not in ([], ())
+    }
     values.update({key: value for key, value in given.items() if key != "set"})
     values["set"] = {**_pairs(config.get("set")), **_pairs(flags.get("set"))}
     values["given"] = frozenset(given)
