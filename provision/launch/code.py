@@ -111,14 +111,12 @@ def read_names(folder: Path) -> tuple[str, ...]:
     """What travels of a folder, relative to it: what git has or would add, else all but no code."""
     if not any((parent / ".git").exists() for parent in (folder, *folder.absolute().parents)):
         return tuple(_walk(folder))
-    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        listed = subprocess.run(argv, cwd=folder, capture_output=True, check=False)
-    except OSError as error:
-        raise _git_error(folder, error.strerror or str(error)) from None
+    listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed.returncode:
         lines = listed.stderr.decode(errors="replace").strip().splitlines()
         raise _git_error(folder, lines[0] if lines else f"exit {listed.returncode}")
+    if not listed.stdout and not _git(folder, "check-ignore", "--quiet", ".").returncode:
+        return tuple(_walk(folder))  # a scratch folder in somebody's repository: not of it
     names: list[str] = []
     for name in dict.fromkeys(os.fsdecode(raw) for raw in listed.stdout.split(b"\0") if raw):
         path = folder / name
@@ -127,6 +125,13 @@ def read_names(folder: Path) -> tuple[str, ...]:
         elif path.is_symlink() or path.is_file():  # not what was deleted but is still in the index
             names.append(name)
     return tuple(names)
+
+
+def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, check=False)
+    except OSError as error:
+        raise _git_error(folder, error.strerror or str(error)) from None
 
 
 def _git_error(folder: Path, said: str) -> ConfigError:

@@ -53,6 +53,13 @@ def test_without_git_what_is_no_code_stays(project: Path) -> None:
     ]
 
 
+def test_a_scratch_folder_that_a_repository_ignores_is_taken_as_it_is(project: Path) -> None:
+    outer = project.parent
+    git(outer, "init", ".")
+    (outer / ".gitignore").write_text(f"{project.name}/\n")
+    assert sorted(read_names(project)) == ["data/big.bin", "lib/model.py", "train.py"]
+
+
 def test_with_git_what_it_has_or_would_add(project: Path) -> None:
     write(project, "gone.py", "ignored/but/added.py")
     (project / ".gitignore").write_text("data/\nmine/\n.venv\noutputs/\n*.pyc\nignored/\n")
