@@ -69,7 +69,8 @@ def events(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in ZERO.glob("*.json")))
+# The other files of zero_configs/ train in test_matrix.py, and over hosts in test_train.py.
+@pytest.mark.parametrize("name", ["zero1_offload", "zero2_offload", "zero3_offload"])
 def test_lora_trains_and_saves_with(name: str, tiny: Path, tmp_path: Path) -> None:
     config = ZERO / f"{name}.json"
     result = torchrun(tiny, tmp_path, "--deepspeed", str(config))
