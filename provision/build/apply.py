@@ -18,7 +18,7 @@ from provision.build.audit import Audit, apply_audit
 from provision.build.cache import apply_copy, apply_facts, apply_lock, key_of
 from provision.build.commands import site_packages
 from provision.build.environment import Environment, read_environment
-from provision.build.own_objects import apply_site
+from provision.build.in_setup import apply_site
 from provision.build.plan import BuildPlan
 from provision.build.process import apply_command
 from provision.build.provide import (

@@ -164,7 +164,7 @@ def compile_environ(
         "PYTHONNOUSERSITE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
-        "PYTHONPATH": str(work / "python"),  # own_objects.py
+        "PYTHONPATH": str(work / "python"),  # in_setup.py
         "SOURCE_DATE_EPOCH": str(EPOCH),
         "CXX": str(work / "bin" / "g++"),
         "CFLAGS": " ".join(

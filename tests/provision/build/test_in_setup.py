@@ -1,4 +1,4 @@
-"""Objects of one op are not taken from another's."""
+"""What changes around setup.py: an op keeps its own objects, and the CPU is asked once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from provision.build.own_objects import apply_site
+from provision.build.in_setup import apply_site
 
 #: As much of setuptools as is needed: what it is told to do, and where objects would go.
 BUILD_EXT = """
@@ -60,3 +60,15 @@ def test_a_python_without_setuptools_starts_all_the_same(tmp_path):
     env = {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(argv, env=env, capture_output=True, text=True)
     assert done.stdout == "up\n", done.stderr
+
+
+def test_the_cpu_is_asked_once(tmp_path):
+    apply_site(tmp_path / "site")
+    (tmp_path / "other").mkdir()
+    asked = "def get_cpu_info():\n    print('asked')\n    return {'flags': ['avx2']}\n"
+    (tmp_path / "other" / "cpuinfo.py").write_text(asked)
+    program = "from cpuinfo import get_cpu_info as g; print(g() == g())"
+    path = os.pathsep.join([str(tmp_path / "site"), str(tmp_path / "other")])
+    argv = [sys.executable, "-S", "-c", f"import sitecustomize; {program}"]
+    done = subprocess.run(argv, env={"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.stdout == "asked\nTrue\n", done.stderr
