@@ -174,6 +174,16 @@ def rank_states(
     return ranks
 
 
+def blame_until(end: dict[str, Any]) -> float:
+    """What fails after the request to stop, or after torchrun's own end, fails because of it.
+
+    A file's time is the last tick of the kernel's clock, up to 10 ms (HZ=100) before its writing:
+    https://man7.org/linux/man-pages/man2/clock_getres.2.html (CLOCK_REALTIME_COARSE).
+    """
+    stopped_at = end["stopped_at"]
+    return float(end["torchrun_ended_at"] if stopped_at is None else stopped_at - 0.01)
+
+
 def own_failure(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[str, Any] | None:
     """What went wrong on this node; None if nothing did, or only because it was stopped.
 
@@ -184,8 +194,7 @@ def own_failure(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict
         return None
     if end.get("error"):
         return node_failure(end["error"], end["torchrun_ended_at"], [])
-    # What fails after the request to stop, or after torchrun's own end, fails because of it.
-    until = end["torchrun_ended_at"] if stopped_at is None else stopped_at
+    until = blame_until(end)
     failure = first_failure(read_failures(run_dir, plan, until), plan)
     if failure is None and stopped_at is None:
         failure = launcher_failure(run_dir, code, until)
@@ -219,8 +228,7 @@ def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[s
     supervisor stopped it), ``cause`` and ``own`` (why the run ends: heartbeat.py), ``oom_kills`` of
     the host meanwhile (None: unknown), ``left`` (pids that SIGKILL did not end).
     """
-    code, cause = end["code"], end.get("cause")
-    until = end["torchrun_ended_at"] if end["stopped_at"] is None else end["stopped_at"]
+    code, cause, until = end["code"], end.get("cause"), blame_until(end)
     state, failure = "finished", None
     if code != 0:
         failure = own_failure(run_dir, plan, end)
