@@ -16,8 +16,8 @@ from provision.hosts.here import read_here
 from provision.launch.here import apply_node
 from provision.launch.manual import POSITIONS, NodeForm, local_path, parse_node_form, words_after
 from provision.launch.plan import LaunchPlan, plan_launch
-from provision.launch.prepare import Program, read_new_run_id, read_program, zero_configs
-from provision.launch.spec import RunHost, RunSpec, parse_run_spec, parse_script_spec
+from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
+from provision.launch.spec import RunHost, RunSpec
 from provision.script import script_argv
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
@@ -116,18 +116,15 @@ def make_node_spec(
         "environ": program.environ,
         "by_hand": form.node_rank,
     }
-    if program.script:
-        return parse_script_spec(script=program.script, **common)
-    return parse_run_spec(
+    return spec_of(
+        program,
+        common,
         zero=form.zero,
         offload=s.offload,
-        zero_configs=zero_configs(program.code),
         model=s.model or "",
         data=s.data or "",
         objective=s.recipe.stem if "recipe" not in s.given else program.objective,
-        recipe={name: value for name, value in program.recipe.items() if name != "objective"},
         overrides=s.set,
-        **common,
     )
 
 

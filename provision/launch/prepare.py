@@ -210,16 +210,26 @@ def make_run_spec(
         "launcher": settings.launcher,
         "environ": program.environ,
     }
-    if program.script:
-        return parse_script_spec(script=program.script, **common)
-    return parse_run_spec(
+    return spec_of(
+        program,
+        common,
         zero=wanted.zero,
         offload=wanted.offload,
-        zero_configs=zero_configs(program.code),
         model=wanted.model,
         data=wanted.data,
         objective=program.objective,
-        recipe={name: value for name, value in program.recipe.items() if name != "objective"},
         overrides=settings.set,
-        **common,
     )
+
+
+def spec_of(program: Program, common: Mapping[str, Any], **ours: Any) -> RunSpec:
+    """The spec of a script's run, from ``common``; or of our trainers', from both.
+
+    ``ours``: parse_run_spec's arguments that a script has none of, but for those that ``program``
+    tells itself.
+    """
+    if program.script:
+        return parse_script_spec(script=program.script, **common)
+    recipe = {name: value for name, value in program.recipe.items() if name != "objective"}
+    available = zero_configs(program.code)
+    return parse_run_spec(zero_configs=available, recipe=recipe, **ours, **common)
