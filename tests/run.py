@@ -1,4 +1,7 @@
-"""All checks, as ``./zf test`` runs them: lint, unit, integration, trainer. Standard library only.
+"""All checks, as ``./zf test`` runs them: lint, unit, builds, integration, trainer.
+
+Standard library only. Builds compile for minutes while the tests of hosts mostly wait for one
+another: after lint and unit, builds go on beside the other two, with a cache of their own.
 
     ./zf test                  everything (.ci/run does the same)
     ./zf test lint unit        some phases, in this order always
@@ -10,6 +13,7 @@ path ninja could not handle (a space), the default is a folder in the system's t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -18,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -43,7 +48,8 @@ os.environ["ZEROFLEET_TEST_CACHE"] = str(CACHE)
 DEV = ROOT / "locks" / "dev.lock"
 #: Written by the integration tests: the Python of an environment that they deployed.
 HOST_PYTHON = CACHE / "host_python"
-PHASES = ("lint", "unit", "integration", "trainer")
+PHASES = ("lint", "unit", "builds", "integration", "trainer")
+BUILDS = "tests/integration/build"
 
 
 @dataclass
@@ -101,12 +107,16 @@ def lint(total: Total) -> None:
         total.passed += code == 0
 
 
-def pytest(total: Total, name: str, args: list[str], command: list[str]) -> None:
-    """One run of pytest; counted from its own report, so that no count is guessed."""
+def pytest_argv(name: str, args: list[str], command: list[str], cache: Path = CACHE) -> list[str]:
+    """One run of pytest, which leaves its report in the cache."""
+    (CACHE / f"{name}.xml").unlink(missing_ok=True)
+    reports = ["-q", "-ra", f"--junitxml={CACHE / name}.xml", f"--basetemp={cache / 'tmp'}-{name}"]
+    return [*command, *reports, *args]
+
+
+def count(total: Total, name: str, code: int) -> None:
+    """Add what a run of pytest came to, from its own report, so that no count is guessed."""
     report = CACHE / f"{name}.xml"
-    report.unlink(missing_ok=True)
-    argv = [*command, "-q", "-ra", f"--junitxml={report}"]
-    code = call([*argv, f"--basetemp={CACHE / ('tmp-' + name)}", *args])
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     if report.is_file():
         for suite in ET.parse(report).iter("testsuite"):
@@ -116,6 +126,41 @@ def pytest(total: Total, name: str, args: list[str], command: list[str]) -> None
     total.skipped += counts["skipped"]
     # 5: nothing was selected. Any other code without a failed test is a broken run.
     total.failed += bad or int(code not in (0, 5))
+
+
+def pytest(total: Total, name: str, args: list[str], command: list[str]) -> None:
+    """One run of pytest, watched and counted."""
+    count(total, name, call(pytest_argv(name, args, command)))
+
+
+@contextlib.contextmanager
+def builds_beside(total: Total, args: list[str]) -> Iterator[None]:
+    """Builds, which yield to what runs meanwhile; their output comes at the end, in one piece.
+
+    Their cache is their own: one build waits for another's lock.
+    """
+    cache, log = CACHE / "builds", CACHE / "builds.log"
+    argv = pytest_argv("builds", [BUILDS, *args], [sys.executable, "-m", "pytest"], cache)
+    cache.mkdir(exist_ok=True)
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            ["nice", "-n", "10", *argv],
+            cwd=ROOT,
+            env={**os.environ, "ZEROFLEET_TEST_CACHE": str(cache)},
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield
+            if process.poll() is None:
+                say(f"builds, to their end (what they say so far: {log})")
+            process.wait()
+        finally:  # an interrupt reached it as it did us
+            code = process.wait(timeout=120)
+    say("builds")
+    sys.stdout.buffer.write(log.read_bytes())
+    count(total, "builds", code)
 
 
 def trainer(total: Total, args: list[str]) -> None:
@@ -143,9 +188,11 @@ def run_phase(total: Total, phase: str, args: list[str]) -> None:
     elif phase == "unit":
         others = ["--ignore=tests/integration", "--ignore=tests/trainer"]
         pytest(total, phase, ["tests", *others, *args], own)
+    elif phase == "builds":
+        pytest(total, phase, [BUILDS, *args], own)
     elif phase == "integration":
         HOST_PYTHON.unlink(missing_ok=True)
-        pytest(total, phase, ["tests/integration", *args], own)
+        pytest(total, phase, ["tests/integration", f"--ignore={BUILDS}", *args], own)
     else:
         trainer(total, args)
 
@@ -162,8 +209,14 @@ def main(argv: list[str]) -> int:
     started, total = time.monotonic(), Total()
     if not install():
         return 1
-    for phase in PHASES:
-        if not chosen or phase in chosen:
+    phases = [phase for phase in PHASES if not chosen or phase in chosen]
+    for phase in [one for one in phases if one in ("lint", "unit")]:
+        run_phase(total, phase, args)
+    slow = [one for one in phases if one in ("integration", "trainer")]
+    if "builds" in phases and not slow:
+        run_phase(total, "builds", args)
+    with builds_beside(total, args) if "builds" in phases and slow else contextlib.nullcontext():
+        for phase in slow:
             run_phase(total, phase, args)
     minutes, seconds = divmod(int(time.monotonic() - started), 60)
     say(f"{total} in {minutes}:{seconds:02d}")
