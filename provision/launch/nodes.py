@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from provision.launch.spec import RunHost, RunSpec
+from provision.preflight.gpus import chosen_gpus
 
 #: Where runs are on a host, below HOME.
 RUNS = ".zerofleet/runs"
@@ -154,7 +155,7 @@ def shared_environ(spec: RunSpec, host: RunHost) -> dict[str, str]:
     if host.cores:
         environ["OMP_NUM_THREADS"] = str(max(1, host.cores // host.nproc_per_node))
     if host.devices is not None and spec.accelerator == "cuda":
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, host.devices))
+        environ |= chosen_gpus(host.devices)
     if spec.offline:
         environ["HF_HUB_OFFLINE"] = "1"
     return {**environ, **spec.environ.plain}

@@ -176,6 +176,7 @@ def make_wanted(
         addresses={host.name: ways[host.name].address for host in hosts},
         interfaces={host.name: host.socket_interface for host in hosts},
         homes={host.name: host.home for host in hosts},
+        devices={host.name: host.devices for host in hosts if host.devices is not None},
         master_addr=settings.master_addr or node0,
         master_port=settings.master_port,
         accelerator=proof["accelerator"],

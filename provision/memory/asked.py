@@ -12,6 +12,7 @@ from provision.hosts.facts import HostFacts
 from provision.memory.advise import Room
 from provision.memory.model import Model
 from provision.memory.spec import MemorySpec, check_spec, spec_from_flags
+from provision.preflight.gpus import gpus_of_run
 from provision.settings import Settings
 
 _MIB = 1 << 20
@@ -97,16 +98,22 @@ def room_from_flags(settings: Settings) -> Room:
     return Room(gpu=sizes["gpu_memory"], host=sizes["host_memory"])
 
 
-def room_of(facts: Mapping[str, HostFacts], slots: Mapping[str, int]) -> Room:
+def room_of(
+    facts: Mapping[str, HostFacts],
+    slots: Mapping[str, int],
+    devices: Mapping[str, tuple[int, ...]] | None = None,
+) -> Room:
     """The smallest GPU and the smallest host's free memory; None where any is not known.
 
-    A GPU's total is counted: what others use of it is a finding of preflight's own.
+    ``devices``: a host's GPUs by index, where not the first ones are used. A GPU's total is
+    counted: what others use of it is a finding of preflight's own.
     """
     gpus: list[int | None] = []
     free: list[int | None] = []
     for host, ranks in slots.items():
         fact = facts[host]
-        gpus += [_mib(gpu.get("memory_total")) for gpu in fact.gpus[:ranks]] or [None]
+        used = gpus_of_run(fact, ranks, (devices or {}).get(host))
+        gpus += [_mib(gpu.get("memory_total")) for gpu in used] or [None]
         free.append(_free(fact))
     return Room(gpu=_least(gpus), host=_least(free))
 

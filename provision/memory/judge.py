@@ -72,7 +72,7 @@ def plan_run(
         spec = on_hosts(spec, wanted.slots)
     except ConfigError as error:
         return _unplanned(kept, wanted, f"{error.what}: found {error.found}", auto=auto)
-    room = room_of(facts, wanted.slots)
+    room = room_of(facts, wanted.slots, wanted.devices)
     advice = advise(spec, room)
     # Where nothing is known to fit, what was asked for stands, and is judged.
     option = (advice.recommended if auto else None) or advice.asked

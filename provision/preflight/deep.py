@@ -17,6 +17,7 @@ from provision.errors import ConfigError, ProvisionError
 from provision.findings import Finding, Level, Report
 from provision.fleet import Fleet
 from provision.preflight.blame import Pair
+from provision.preflight.gpus import chosen_gpus
 from provision.preflight.judge import Judge
 from provision.preflight.links import SLOW_ERROR, SLOW_WARN, rate_text
 from provision.preflight.ready import Wanted
@@ -54,6 +55,8 @@ def make_orders(wanted: Wanted) -> dict[str, dict[str, Any]]:
     for node_rank, (host, nproc) in enumerate(wanted.slots.items()):
         name = wanted.interfaces.get(host)
         environ = {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
+        if wanted.accelerator == "cuda" and host in wanted.devices:
+            environ |= chosen_gpus(wanted.devices[host])
         orders[host] = {
             "first_rank": leaders[node_rank],
             "nproc": nproc,

@@ -37,6 +37,24 @@ def asked(wanted: Wanted) -> tuple[str, ...]:
     return tuple(["bf16"] * bf16 + [attention] * (attention in _NEEDS))
 
 
+def gpus_of_run(
+    facts: HostFacts, ranks: int, devices: tuple[int, ...] | None
+) -> tuple[Mapping[str, Any], ...]:
+    """The GPUs that a run's ranks get, as far as they are there: the first ones, or ``devices``."""
+    if devices is None:
+        return facts.gpus[:ranks]
+    return tuple(gpu for gpu in facts.gpus if str(gpu.get("index")) in map(str, devices))
+
+
+def chosen_gpus(devices: tuple[int, ...]) -> dict[str, str]:
+    """The variables by which a host's ranks see these GPUs alone, numbered as nvidia-smi does.
+
+    CUDA itself puts the fastest first: https://docs.nvidia.com/cuda/cuda-c-programming-guide/#env-vars
+    """
+    chosen = ",".join(map(str, devices))
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": chosen}
+
+
 def judge_gpus(judge: Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
     """GPUs of one host; on the CPU, that nothing is asked which only GPUs have."""
     slots = wanted.slots[judge.host]
@@ -45,13 +63,15 @@ def judge_gpus(judge: Judge, wanted: Wanted, facts: HostFacts) -> list[Finding]:
     if facts["gpus"].unknown:
         remedy = "run nvidia-smi there; after a driver upgrade, reboot"
         return [judge("gpus", Level.UNKNOWN, facts["gpus"], f"{slots} GPUs", remedy)]
-    gpus = facts.gpus
+    named = wanted.devices.get(judge.host)
+    gpus = gpus_of_run(facts, slots, named)
+    expected = f"{slots} or more" if named is None else f"GPU {', '.join(map(str, named))}"
     enough = Level.OK if slots <= len(gpus) else Level.ERROR
     remedy = "is one lost? (nvidia-smi, dmesg); or lower slots= for this host"
-    findings = [judge("gpus", enough, len(gpus), f"{slots} or more", remedy)]
-    for gpu in gpus[:slots]:
+    findings = [judge("gpus", enough, len(facts.gpus), expected, remedy)]
+    for gpu in gpus:
         findings += _busy(judge, gpu, facts["gpu.processes"].value or ())
-    return findings + _ability(judge, wanted, gpus[:slots]) + _xids(judge, facts)
+    return findings + _ability(judge, wanted, gpus) + _xids(judge, facts)
 
 
 def _cpu(judge: Judge, wanted: Wanted, slots: int) -> list[Finding]:

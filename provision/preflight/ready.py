@@ -28,8 +28,9 @@ class Wanted:
 
     ``slots``: ranks per host, in node_rank order; its first key is node 0. ``addresses``: the
     address that each host's part of the run uses, ``interfaces`` its NIC (None: not known);
-    ``homes``: HOME there. ``lock``: the environment that
-    every host must have; ``proof``: what prove.py is asked of it. ``runs``: where run folders go.
+    ``homes``: HOME there. ``devices``: a host's GPUs by index, where not its first ones.
+    ``lock``: the environment that every host must have; ``proof``: what prove.py is asked of it.
+    ``runs``: where run folders go.
 
     ``flags`` are the trainer's, as the run would get them; ``offload`` is settings.offload.
     """
@@ -38,6 +39,7 @@ class Wanted:
     addresses: Mapping[str, str | None]
     interfaces: Mapping[str, str | None] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     master_addr: str
     master_port: int
     accelerator: str

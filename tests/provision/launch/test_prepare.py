@@ -125,6 +125,8 @@ def test_chosen_slots_and_nproc(facts):
     inventory = parse_inventory("node1 slots=4\nnode2 slots=4\n", "x")
     hosts = make_run_hosts(choose(inventory, "node1:1,3@node2", None), facts, "cuda", WAYS, 2)
     assert [(h.devices, h.nproc_per_node, h.slots) for h in hosts] == [((1, 3), 2, 2), (None, 2, 4)]
+    wanted = make_wanted(settings(), hosts, "10.0.0.1", WAYS, PROOF, {})
+    assert wanted.devices == {"node1": (1, 3)}
 
 
 def test_a_script_asks_for_no_model_and_no_data(facts, tmp_path, monkeypatch):

@@ -150,6 +150,9 @@ def test_the_smallest_gpu_and_host_count() -> None:
     assert room_of(two, {"a": 8, "b": 8}).host == 40 * GIB
     two["b"] = facts("b", mib="[N/A]")
     assert room_of(two, {"a": 8, "b": 8}).gpu is None
+    gpus = Fact(value=[{"index": "0", "memory_total": "1"}, {"index": "1", "memory_total": "2"}])
+    mixed = {"a": HostFacts(host="a", facts={**two["a"].facts, "gpus": gpus})}
+    assert room_of(mixed, {"a": 1}, {"a": (1,)}).gpu == 2 << 20
     assert on_hosts(spec(), {"a": 8, "b": 4}).ranks == 8
 
 

@@ -38,6 +38,9 @@ def test_every_rank_has_its_place(wanted):
     assert {o["world_size"] for o in orders.values()} == {14}
     assert {tuple(o["leaders"]) for o in orders.values()} == {(0, 4, 6)}
     assert orders["node1"]["environ"] == {}
+    chosen = replace(wanted, accelerator="cuda", devices={"node3": (1, 4)})
+    seen = {h: o["environ"].get("CUDA_VISIBLE_DEVICES") for h, o in make_orders(chosen).items()}
+    assert seen == {"node1": None, "node2": None, "node3": "1,4"}
     assert orders["node2"]["environ"]["GLOO_SOCKET_IFNAME"] == "eth7"
     assert orders["node1"]["backend"] == "gloo"
     assert make_orders(replace(wanted, accelerator="cuda"))["node1"]["backend"] == "nccl"

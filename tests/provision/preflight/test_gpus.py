@@ -61,6 +61,17 @@ def test_only_the_gpus_that_the_run_takes_must_be_idle(judged):
     assert above(judged([A100] * 8 + [{**A100, "memory_used": "40000"}])) == []
 
 
+def test_the_gpus_that_were_chosen_are_judged_and_no_others(wanted, make_facts):
+    gpus = [{**A100, "index": str(index), "uuid": f"GPU-{index}"} for index in range(4)]
+    gpus[0]["memory_used"] = gpus[3]["memory_used"] = "40000"
+    gpus[1] |= {"name": "Tesla V100", "compute_cap": "7.0"}
+    run = replace(wanted, slots={"node1": 2}, accelerator="cuda", devices={"node1": (2, 3)})
+    (line,) = above(judge_gpus(Judge(host="node1"), run, make_facts("node1", gpus=gpus)))
+    assert "40000 MiB in use on GPU 3" in line
+    (line,) = above(judge_gpus(Judge(host="node1"), run, make_facts("node1", gpus=gpus[:3])))
+    assert line.startswith("error: node1: gpus: found 3, expected GPU 2, 3")
+
+
 def test_bf16_and_flash_attention_need_their_compute_capability(judged):
     (line,) = above(judged([V100] * 8))
     assert "bf16: found Tesla V100 (compute capability 7.0), expected 8.0 or later" in line
