@@ -14,6 +14,7 @@ from trainer import engine
 from trainer.card import write_card
 from trainer.errors import RequestError
 from trainer.metrics import Metrics, peak_memory_of_ranks
+from trainer.pausing import Pause
 from trainer.saving import CompleteOnEachHost, checkpoint_to_resume, spread_saving
 from trainer.tally import EVAL, TRAIN, Tally, only
 
@@ -127,16 +128,24 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
 
 
-def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
-    """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this."""
+def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None], pause: Pause) -> None:
+    """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this.
+
+    A run that was told to pause ends after the checkpoint that it then saved.
+    """
     training = trainer.args
     trainer.add_callback(Recorder(trainer, metrics, say))
+    trainer.add_callback(pause)
     trainer.add_callback(CompleteOnEachHost(trainer, metrics.write))
     spread_saving(trainer, say)
     if metrics.kept or training.process_index != 0:
         # The record has every step, and one rank's word for it is enough.
         trainer.remove_callback(PrinterCallback)
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    if pause.step is not None:
+        metrics.write("paused", step=pause.step, total_steps=trainer.state.max_steps)
+        say(f"told to pause (SIGUSR1): saved at step {pause.step} of {trainer.state.max_steps}")
+        return
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)
     # On every rank: under ZeRO-3 the weights are put together from all of them.

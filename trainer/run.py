@@ -16,6 +16,7 @@ from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
 from trainer.metrics import Metrics
+from trainer.pausing import PAUSED, Pause
 
 Rows = Sequence[dict[str, Any]]
 
@@ -48,6 +49,8 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     model_args, data_args, lora_args, training = parse_args(
         argv, objective.data_args, objective.lora_args, objective.training_args
     )
+    pause = Pause()
+    pause.listen()
     metrics = Metrics.of_rank(training.process_index)
 
     def say(line: str) -> None:
@@ -83,9 +86,11 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
         data_collator=objective.collator(tokenizer, data_args),
         processing_class=tokenizer,
     )
-    fit(trainer, metrics, say)
+    fit(trainer, metrics, say, pause)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if pause.step is not None:
+        sys.exit(PAUSED)
 
 
 def _network(

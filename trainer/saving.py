@@ -20,6 +20,9 @@ from trainer.errors import RequestError
 
 #: ``--resume_from_checkpoint`` with this: the last one that is complete on all hosts.
 LATEST = "latest"
+#: And with this: the same, or from the start where there is none. For jobs that a scheduler starts
+#: again by itself, after whatever it was that ended them, with the same command.
+LATEST_IF_ANY = "latest-if-any"
 #: What a run leaves in its output folder.
 RESULTS = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin")
 
@@ -121,9 +124,11 @@ def checkpoint_to_resume(training: SftArgs) -> str | None:
     if asked is None or asked is False or str(asked).lower() == "false":
         _require_unused(Path(training.output_dir), leads)
         return None
-    if asked is True or str(asked).lower() in (LATEST, "true"):
+    if asked is True or str(asked).lower() in (LATEST, LATEST_IF_ANY, "true"):
         have = read_checkpoints(Path(training.output_dir)) if leads else None
         step = newest_whole([one for one in of_all_ranks(have) if one is not None])
+        if step is None and str(asked).lower() == LATEST_IF_ANY:
+            return None
         if step is None:
             raise RequestError(
                 f"--resume_from_checkpoint {asked}: no checkpoint in {training.output_dir} is "

@@ -1,0 +1,103 @@
+"""trainer/pausing.py: one rank is told, all ranks stop at the same step; then they go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import TrainerControl
+
+from trainer.errors import RequestError
+from trainer.pausing import Pause
+from trainer.saving import LATEST, LATEST_IF_ANY, checkpoint_to_resume
+
+ROOT = Path(__file__).parents[2]
+#: Three steps of one rank of two; rank 1 is told in the second. Prints where it stopped.
+RANK = """
+import os, signal, sys, torch
+from types import SimpleNamespace
+from transformers import TrainerControl
+from trainer.pausing import Pause
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
+pause, control = Pause(), TrainerControl()
+pause.listen()
+args = SimpleNamespace(device=torch.device("cpu"))
+for step in (1, 2, 3):
+    if step == 2 and rank == 1:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    pause.on_step_end(args, SimpleNamespace(global_step=step, max_steps=9), control)
+    if control.should_training_stop:
+        break
+print(pause.step, control.should_save)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def pause() -> Iterator[Pause]:
+    """One that listens; the process is then as it was."""
+    before = signal.getsignal(signal.SIGUSR1)
+    one = Pause()
+    one.listen()
+    yield one
+    signal.signal(signal.SIGUSR1, before)
+
+
+def step_end(pause: Pause, step: int, last: int = 9) -> TrainerControl:
+    control = TrainerControl(should_evaluate=True)
+    state = SimpleNamespace(global_step=step, max_steps=last)
+    pause.on_step_end(SimpleNamespace(device=torch.device("cpu")), state, control)
+    return control
+
+
+def test_a_told_run_saves_and_stops_at_the_step_s_end(pause: Pause) -> None:
+    assert not step_end(pause, 3).should_save
+    os.kill(os.getpid(), signal.SIGUSR1)
+    told = step_end(pause, 4)
+    assert (told.should_save, told.should_training_stop, told.should_evaluate) == (
+        True,
+        True,
+        False,
+    )
+    assert pause.step == 4
+
+
+def test_the_last_step_ends_the_run_as_ever(pause: Pause) -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert not step_end(pause, 9).should_training_stop
+    assert pause.step is None
+
+
+def test_told_on_one_rank_all_stop_together(tmp_path: Path) -> None:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environ,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        said = [rank.communicate(timeout=100)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert said == ["2 True\n", "2 True\n"]
+
+
+def test_from_the_start_where_there_is_none_only_if_that_was_asked(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-5").mkdir()  # torn: a save that a lost node ended
+    asked = {"output_dir": str(tmp_path), "local_process_index": 0}
+    find = checkpoint_to_resume
+    assert find(SimpleNamespace(resume_from_checkpoint=LATEST_IF_ANY, **asked)) is None
+    with pytest.raises(RequestError, match=r"no checkpoint in .* is complete on all hosts"):
+        find(SimpleNamespace(resume_from_checkpoint=LATEST, **asked))
