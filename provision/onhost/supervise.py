@@ -94,6 +94,16 @@ def node_state(run_dir: str) -> dict[str, Any]:
     }
 
 
+def take_plan(run_dir: str) -> dict[str, Any]:
+    """The plan; its heartbeat's secret is in no file any more: plan.json is collected, and shown."""
+    path = os.path.join(run_dir, "plan.json")
+    plan: dict[str, Any] = read_json(path)
+    if plan.get("peers"):
+        shown = {key: value for key, value in plan["peers"].items() if key != "secret"}
+        write_json(path, {**plan, "peers": shown})
+    return plan
+
+
 def take_secrets(run_dir: str) -> dict[str, str]:
     """Variables that may stand in no plan; their file is gone once they were read."""
     path = os.path.join(run_dir, "secrets.json")
@@ -318,7 +328,7 @@ def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
 
     ``begun()`` is called once torchrun has a pid, or exit.json says why it has none.
     """
-    plan = read_json(os.path.join(run_dir, "plan.json"))
+    plan = take_plan(run_dir)
     node = Node(run_dir, plan)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     keep_room(run_dir)

@@ -201,6 +201,20 @@ def test_an_unreadable_plan_is_said_and_not_waited_for(node: Any) -> None:
     assert "JSONDecodeError" in state["error"]
 
 
+def test_the_heartbeats_secret_does_not_stay_in_the_plan(node: Any) -> None:
+    node.plan("ok")
+    path = node.folder / "plan.json"
+    plan = json.loads(path.read_text())
+    here = {"address": "127.0.0.1", "port": 0}
+    peers = {"secret": "canary", **here, "nodes": [{"node_rank": 1, "host": "n1", **here}]}
+    path.write_text(json.dumps({**plan, "peers": peers}))
+    node.command("run")
+    assert "canary" not in "".join(file.read_text() for file in node.folder.glob("*.*"))
+    left = {**plan, "peers": {key: peers[key] for key in ("address", "port", "nodes")}}
+    assert json.loads(path.read_text()) == left
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_foreground(node: Any) -> None:
     node.plan("ok")
     code, state = node.command("run")
