@@ -95,7 +95,7 @@ def node_state(run_dir: str) -> dict[str, Any]:
 
 
 def take_plan(run_dir: str) -> dict[str, Any]:
-    """The plan; its heartbeat's secret is in no file any more: plan.json is collected, and shown."""
+    """The plan, its heartbeat's secret in no file any more: plan.json is collected and shown."""
     path = os.path.join(run_dir, "plan.json")
     plan: dict[str, Any] = read_json(path)
     if plan.get("peers"):
