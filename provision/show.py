@@ -13,22 +13,22 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from provision import errors
 from provision.findings import Level, Report, merged
-from provision.hosts.lock import LockPlan
-from provision.hosts.summary import Summary
-from provision.launch.apply import RunResult
-from provision.launch.plan import LaunchPlan
-from provision.launch.printed import all_commands
 from provision.steps import Plan
-from provision.wheel.extra import ExtraWheel
-from provision.wheel.manifest import WheelManifest
+
+# What is drawn, and what draws it, is imported by the commands that do: the others start sooner.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from provision.hosts.lock import LockPlan
+    from provision.hosts.summary import Summary
+    from provision.launch.apply import RunResult
+    from provision.launch.plan import LaunchPlan
+    from provision.wheel.extra import ExtraWheel
+    from provision.wheel.manifest import WheelManifest
 
 _STYLE = {
     Level.OK: "green",
@@ -65,10 +65,17 @@ class Answer:
         if not self.json:
             print(visible(text), flush=True)
 
+    def piece(self, text: str) -> None:
+        """Text that goes on where the last piece ended."""
+        if not self.json:
+            print(visible(text), end="", flush=True)
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for a person; nothing with ``--json``."""
         if self.json:
             return
+        from rich.table import Table
+
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in columns:
             table.add_column(column, overflow="fold")  # a cell may take lines, never lose its end
@@ -78,11 +85,11 @@ class Answer:
 
     def cells(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table of texts from hosts: brackets in them are no markup."""
-        self.table(columns, [tuple(map(escape, row)) for row in rows])
+        self.table(columns, [tuple(map(_escaped, row)) for row in rows])
 
     def summary(self, summary: Summary) -> None:
         """What hosts are, and below it why some of that is unknown."""
-        self.table(summary.columns, [tuple(map(escape, row)) for row in summary.rows])
+        self.table(summary.columns, [tuple(map(_escaped, row)) for row in summary.rows])
         for line in summary.unknown:
             self.text(line)
 
@@ -96,10 +103,10 @@ class Answer:
         if full and report.findings:
             rows = [
                 (
-                    escape(hosts),
-                    escape(f.subject),
+                    _escaped(hosts),
+                    _escaped(f.subject),
                     f"[{_STYLE[f.level]}]{f.level}[/]",
-                    *(escape(text) for text in (f.found, f.expected, f.remedy)),
+                    *(_escaped(text) for text in (f.found, f.expected, f.remedy)),
                 )
                 for hosts, f in merged(report.findings)
             ]
@@ -122,6 +129,8 @@ class Answer:
         if not printed:
             self.plan(launch)
             return
+        from provision.launch.printed import all_commands
+
         commands = all_commands(launch)
         self.add(run=launch.run, commands=commands)
         self.text("\n".join(commands.values()))
@@ -129,11 +138,11 @@ class Answer:
 
     def plan(self, plan: Plan | LaunchPlan | LockPlan) -> None:
         """A plan that is about to be applied; a dry run shows it whole and ends here."""
-        steps = plan.plan if isinstance(plan, LaunchPlan) else plan
+        steps, launch = _steps_of(plan)
         if self.dry_run:
             self.values["plan"] = steps.as_json()
-            if isinstance(plan, LaunchPlan):
-                self.values["launch"] = plan.as_json()
+            if launch:
+                self.values["launch"] = launch.as_json()
             self.text(str(plan))
             raise Stop
         self.say(f"{steps.title}: nothing to do" if steps.empty else steps.title)
@@ -203,6 +212,26 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def _steps_of(
+    plan: Plan | LaunchPlan | LockPlan,
+) -> tuple[Plan | LockPlan, LaunchPlan | None]:
+    """What is to be done, and the launch that it is the plan of, if it is one's."""
+    if isinstance(plan, Plan):
+        return plan, None
+    from provision.launch.plan import LaunchPlan
+
+    return (plan.plan, plan) if isinstance(plan, LaunchPlan) else (plan, None)
+
+
+def _escaped(text: str) -> str:
+    """Text whose brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
 def _console() -> Console:
     """A console as wide as the terminal; wide enough for whole lines where there is none."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 220)

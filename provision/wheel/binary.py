@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-from elftools.elf.gnuversions import GNUVerNeedSection
 from packaging.version import InvalidVersion, Version
 
 
@@ -21,6 +19,9 @@ class Floors:
 
 def read_floors(module: Path) -> Floors:
     """Read the symbol versions a shared object needs (ELF section .gnu.version_r)."""
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.gnuversions import GNUVerNeedSection
+
     with module.open("rb") as file:
         names = [
             version.name

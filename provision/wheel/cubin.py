@@ -13,9 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
-
 #: Of code that is complete, and of code that was still to be linked (nvcc -rdc=true).
 _SECTIONS = (".nv_fatbin", "__nv_relfatbin")
 #: magic, version, size of this header, size of the entries that follow
@@ -51,6 +48,9 @@ class DeviceCode:
 
 def read_device_code(module: Path) -> DeviceCode:
     """Read a shared object's device code; UnreadableError when there is some we can't read."""
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
     with module.open("rb") as file:
         elf = ELFFile(file)
         found = [

@@ -12,8 +12,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
-
 from provision.errors import ConfigError
 from provision.wheel import binary, cubin, isa
 from provision.wheel.contents import Contents, opened_wheel, read_contents
@@ -139,6 +137,8 @@ def read_module(op: str, path: Path, objdump: str) -> Module:
     Raises:
         ConfigError: it is no shared object, or its device code or instructions can't be read.
     """
+    from elftools.common.exceptions import ELFError
+
     try:
         floors, code = binary.read_floors(path), cubin.read_device_code(path)
     except (ELFError, cubin.UnreadableError) as error:
