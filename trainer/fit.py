@@ -144,7 +144,7 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None], pause: P
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     if pause.step is not None:
         metrics.write("paused", step=pause.step, total_steps=trainer.state.max_steps)
-        say(f"told to pause (SIGUSR1): saved at step {pause.step} of {trainer.state.max_steps}")
+        say(f"told to pause: saved at step {pause.step} of {trainer.state.max_steps}")
         return
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)

@@ -5,7 +5,7 @@ The events, in order (keys are only ever added):
     begin   what will be trained, and how: the ZeRO stage and optimizer that are really active
     step    once per logging step; ``tokens`` counts all ranks' tokens without padding, since begin
     eval    after an evaluation
-    paused  SIGUSR1 asked for it: the step that was saved, and nothing comes after it
+    paused  at a step that was saved, because somebody asked for it; the run ends here
     saved   the folder with the trained weights
     end     first and last loss, seconds, peak memory of training: rank 0's, and ``ranks``: each's
 

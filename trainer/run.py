@@ -16,7 +16,7 @@ from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
 from trainer.metrics import Metrics
-from trainer.pausing import PAUSED, Pause
+from trainer.pausing import Pause
 
 Rows = Sequence[dict[str, Any]]
 
@@ -49,8 +49,7 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     model_args, data_args, lora_args, training = parse_args(
         argv, objective.data_args, objective.lora_args, objective.training_args
     )
-    pause = Pause()
-    pause.listen()
+    pause = Pause.of_environ()
     metrics = Metrics.of_rank(training.process_index)
 
     def say(line: str) -> None:
@@ -90,7 +89,7 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if pause.step is not None:
-        sys.exit(PAUSED)
+        sys.exit(pause.conclude(training.process_index))
 
 
 def _network(

@@ -27,9 +27,8 @@ from transformers import TrainerControl
 from trainer.pausing import Pause
 rank, store = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2)
-pause, control = Pause(), TrainerControl()
-pause.listen()
-args = SimpleNamespace(device=torch.device("cpu"))
+pause, control = Pause.of_environ(), TrainerControl()
+args = SimpleNamespace(device=torch.device("cpu"), process_index=rank)
 for step in (1, 2, 3):
     if step == 2 and rank == 1:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -45,16 +44,15 @@ torch.distributed.destroy_process_group()
 def pause() -> Iterator[Pause]:
     """One that listens; the process is then as it was."""
     before = signal.getsignal(signal.SIGUSR1)
-    one = Pause()
-    one.listen()
-    yield one
+    yield Pause.of_environ()
     signal.signal(signal.SIGUSR1, before)
 
 
-def step_end(pause: Pause, step: int, last: int = 9) -> TrainerControl:
+def step_end(pause: Pause, step: int, last: int = 9, rank: int = 0) -> TrainerControl:
     control = TrainerControl(should_evaluate=True)
     state = SimpleNamespace(global_step=step, max_steps=last)
-    pause.on_step_end(SimpleNamespace(device=torch.device("cpu")), state, control)
+    args = SimpleNamespace(device=torch.device("cpu"), process_index=rank)
+    pause.on_step_end(args, state, control)
     return control
 
 
@@ -62,12 +60,24 @@ def test_a_told_run_saves_and_stops_at_the_step_s_end(pause: Pause) -> None:
     assert not step_end(pause, 3).should_save
     os.kill(os.getpid(), signal.SIGUSR1)
     told = step_end(pause, 4)
-    assert (told.should_save, told.should_training_stop, told.should_evaluate) == (
-        True,
-        True,
-        False,
-    )
+    assert told.should_save
+    assert told.should_training_stop
+    assert not told.should_evaluate
     assert pause.step == 4
+    assert pause.conclude(0) == 75
+
+
+def test_a_file_asks_rank_0_and_is_told_when_all_is_saved(tmp_path: Path) -> None:
+    file = tmp_path / "pause"
+    pause = Pause(str(file))
+    assert not step_end(pause, 3).should_save
+    file.touch()
+    assert not step_end(pause, 4, rank=1).should_save
+    assert step_end(pause, 4).should_save
+    assert pause.conclude(1) == 0
+    assert not file.read_text()
+    assert pause.conclude(0) == 0
+    assert file.read_text() == "step 4\n"
 
 
 def test_the_last_step_ends_the_run_as_ever(pause: Pause) -> None:
