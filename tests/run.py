@@ -1,7 +1,7 @@
 """All checks, as ``./zf test`` runs them: lint, unit, builds, integration, trainer.
 
-Standard library only. Builds compile for minutes while the tests of hosts mostly wait for one
-another: after lint and unit, builds go on beside the other two, with a cache of their own.
+Standard library only. Builds and the trainer's tests compute for minutes while the tests of hosts
+mostly wait: after lint and unit, those two go on beside integration, and yield to it.
 
     ./zf test                  everything (.ci/run does the same)
     ./zf test lint unit        some phases, in this order always
@@ -21,10 +21,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +52,8 @@ DEV = ROOT / "locks" / "dev.lock"
 #: Written by the integration tests: the Python of an environment that they deployed.
 HOST_PYTHON = CACHE / "host_python"
 PHASES = ("lint", "unit", "builds", "integration", "trainer")
+#: What computes, and goes on beside integration.
+ASIDE = ("builds", "trainer")
 BUILDS = "tests/integration/build"
 
 
@@ -64,13 +69,38 @@ class Total:
         return f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
 
 
-def say(line: str) -> None:
-    print(f"\n== {line}", flush=True)
+@dataclass(frozen=True)
+class Lane:
+    """How the checks of one lane are run: here and now, or beside another lane."""
+
+    #: Builds of one lane would wait for the lock that another's hold.
+    cache: Path = CACHE
+    log: IO[bytes] | None = None
+
+    def say(self, line: str) -> None:
+        """Head what comes next."""
+        text = f"\n== {line}\n"
+        if self.log:
+            self.log.write(text.encode())
+        else:
+            print(text, end="", flush=True)
+
+    def call(self, argv: list[str]) -> int:
+        """Run one check from the checkout; its exit code."""
+        if self.log is None:
+            return subprocess.run(argv, cwd=ROOT, check=False).returncode
+        return subprocess.run(
+            ["nice", "-n", "10", *argv],
+            cwd=ROOT,
+            env={**os.environ, "ZEROFLEET_TEST_CACHE": str(self.cache)},
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
 
 
-def call(argv: list[str]) -> int:
-    """Run one check from the checkout; its exit code."""
-    return subprocess.run(argv, cwd=ROOT, check=False).returncode
+HERE = Lane()
 
 
 def install(target: Path | None = None) -> bool:
@@ -78,13 +108,13 @@ def install(target: Path | None = None) -> bool:
     stamp = (target or Path(sys.prefix)) / ".zf-dev-lock"
     if stamp.is_file() and stamp.read_bytes() == DEV.read_bytes():
         return True
-    say(f"installing {DEV.relative_to(ROOT)} into {target or sys.prefix}")
+    HERE.say(f"installing {DEV.relative_to(ROOT)} into {target or sys.prefix}")
     argv = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     argv += ["--require-hashes", "-r", str(DEV)]
     if target:
         shutil.rmtree(target, ignore_errors=True)
         argv += ["--target", str(target)]
-    if call(argv):
+    if HERE.call(argv):
         return False
     shutil.copyfile(DEV, stamp)
     return True
@@ -99,24 +129,20 @@ def lint(total: Total) -> None:
     if shutil.which("shellcheck"):
         checks.append(["shellcheck", "zf", ".ci/run", "tests/integration/cluster/host.sh"])
     elif os.environ.get("CI") == "true":
-        say("shellcheck is missing")
+        HERE.say("shellcheck is missing")
         total.failed += 1
     for argv in checks:
-        code = call(argv)
+        code = HERE.call(argv)
         total.failed += code != 0
         total.passed += code == 0
 
 
-def pytest_argv(name: str, args: list[str], command: list[str], cache: Path = CACHE) -> list[str]:
-    """One run of pytest, which leaves its report in the cache."""
-    (CACHE / f"{name}.xml").unlink(missing_ok=True)
-    reports = ["-q", "-ra", f"--junitxml={CACHE / name}.xml", f"--basetemp={cache / 'tmp'}-{name}"]
-    return [*command, *reports, *args]
-
-
-def count(total: Total, name: str, code: int) -> None:
-    """Add what a run of pytest came to, from its own report, so that no count is guessed."""
+def pytest(total: Total, name: str, args: list[str], command: list[str], lane: Lane) -> None:
+    """One run of pytest; counted from its own report, so that no count is guessed."""
     report = CACHE / f"{name}.xml"
+    report.unlink(missing_ok=True)
+    argv = [*command, "-q", "-ra", f"--junitxml={report}"]
+    code = lane.call([*argv, f"--basetemp={lane.cache / ('tmp-' + name)}", *args])
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     if report.is_file():
         for suite in ET.parse(report).iter("testsuite"):
@@ -128,47 +154,12 @@ def count(total: Total, name: str, code: int) -> None:
     total.failed += bad or int(code not in (0, 5))
 
 
-def pytest(total: Total, name: str, args: list[str], command: list[str]) -> None:
-    """One run of pytest, watched and counted."""
-    count(total, name, call(pytest_argv(name, args, command)))
-
-
-@contextlib.contextmanager
-def builds_beside(total: Total, args: list[str]) -> Iterator[None]:
-    """Builds, which yield to what runs meanwhile; their output comes at the end, in one piece.
-
-    Their cache is their own: one build waits for another's lock.
-    """
-    cache, log = CACHE / "builds", CACHE / "builds.log"
-    argv = pytest_argv("builds", [BUILDS, *args], [sys.executable, "-m", "pytest"], cache)
-    cache.mkdir(exist_ok=True)
-    with log.open("wb") as written:
-        process = subprocess.Popen(
-            ["nice", "-n", "10", *argv],
-            cwd=ROOT,
-            env={**os.environ, "ZEROFLEET_TEST_CACHE": str(cache)},
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-            if process.poll() is None:
-                say(f"builds, to their end (what they say so far: {log})")
-            process.wait()
-        finally:  # an interrupt reached it as it did us
-            code = process.wait(timeout=120)
-    say("builds")
-    sys.stdout.buffer.write(log.read_bytes())
-    count(total, "builds", code)
-
-
-def trainer(total: Total, args: list[str]) -> None:
+def trainer(total: Total, args: list[str], lane: Lane) -> None:
     """The trainer's tests, by the Python of a deployed host: what users train with."""
     target = CACHE / "pytest"
     python = HOST_PYTHON.read_text() if HOST_PYTHON.is_file() else ""
     if not Path(python).is_file():
-        say("trainer: no deployed environment; ./zf test integration makes one")
+        lane.say("trainer: no deployed environment; ./zf test integration makes one")
         total.failed += 1
     elif not install(target):
         total.failed += 1
@@ -176,25 +167,52 @@ def trainer(total: Total, args: list[str]) -> None:
         # Last on its path, and never installed into it: the environment is tested as deployed.
         start = f"import sys; sys.path.append({str(target)!r}); import pytest; "
         start += "sys.exit(pytest.main())"
-        pytest(total, "trainer", ["tests/trainer", *args], [python, "-c", start])
+        pytest(total, "trainer", ["tests/trainer", *args], [python, "-c", start], lane)
 
 
-def run_phase(total: Total, phase: str, args: list[str]) -> None:
+def run_phase(total: Total, phase: str, args: list[str], lane: Lane = HERE) -> None:
     """One phase."""
     own = [sys.executable, "-m", "pytest"]
-    say(phase)
+    lane.say(phase)
     if phase == "lint":
         lint(total)
     elif phase == "unit":
         others = ["--ignore=tests/integration", "--ignore=tests/trainer"]
-        pytest(total, phase, ["tests", *others, *args], own)
+        pytest(total, phase, ["tests", *others, *args], own, lane)
     elif phase == "builds":
-        pytest(total, phase, [BUILDS, *args], own)
+        pytest(total, phase, [BUILDS, *args], own, lane)
     elif phase == "integration":
-        HOST_PYTHON.unlink(missing_ok=True)
-        pytest(total, phase, ["tests/integration", f"--ignore={BUILDS}", *args], own)
+        pytest(total, phase, ["tests/integration", f"--ignore={BUILDS}", *args], own, lane)
     else:
-        trainer(total, args)
+        trainer(total, args, lane)
+
+
+@contextlib.contextmanager
+def beside(total: Total, phases: list[str], args: list[str]) -> Iterator[None]:
+    """Run phases beside what is done meanwhile; their output comes at the end, in one piece."""
+    over, interrupted = threading.Event(), threading.Event()
+    cache, log = CACHE / "beside", CACHE / "beside.log"
+    cache.mkdir(exist_ok=True)
+
+    def run(lane: Lane) -> None:
+        for phase in phases:
+            while phase == "trainer" and not HOST_PYTHON.is_file() and not over.wait(1):
+                pass  # until integration has deployed an environment, or is over
+            if not interrupted.is_set():
+                run_phase(total, phase, args, lane)
+
+    with log.open("wb", buffering=0) as written, ThreadPoolExecutor(1) as pool:
+        done = pool.submit(run, Lane(cache=cache, log=written))
+        try:
+            yield
+            HERE.say(f"to the end of {' and '.join(phases)}; what they say so far: {log}")
+        except BaseException:  # an interrupt reaches the checks of both lanes
+            interrupted.set()
+            raise
+        finally:
+            over.set()
+            done.result()
+    sys.stdout.write(log.read_text(errors="replace"))
 
 
 def main(argv: list[str]) -> int:
@@ -210,16 +228,15 @@ def main(argv: list[str]) -> int:
     if not install():
         return 1
     phases = [phase for phase in PHASES if not chosen or phase in chosen]
-    for phase in [one for one in phases if one in ("lint", "unit")]:
-        run_phase(total, phase, args)
-    slow = [one for one in phases if one in ("integration", "trainer")]
-    if "builds" in phases and not slow:
-        run_phase(total, "builds", args)
-    with builds_beside(total, args) if "builds" in phases and slow else contextlib.nullcontext():
-        for phase in slow:
+    aside = [one for one in phases if one in ASIDE and "integration" in phases]
+    if "integration" in phases:
+        HOST_PYTHON.unlink(missing_ok=True)
+    for phase in [one for one in phases if one not in aside]:
+        at_once = aside if phase == "integration" else []
+        with beside(total, at_once, args) if at_once else contextlib.nullcontext():
             run_phase(total, phase, args)
     minutes, seconds = divmod(int(time.monotonic() - started), 60)
-    say(f"{total} in {minutes}:{seconds:02d}")
+    HERE.say(f"{total} in {minutes}:{seconds:02d}")
     return 1 if total.failed else 0
 
 

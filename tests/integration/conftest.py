@@ -147,9 +147,11 @@ def demos(tmp_path_factory: pytest.TempPathFactory, cache: Path, zf_run: ZfRun) 
                 said=done.stderr,
             )
         )
-    python = folder / "node1" / ".zerofleet" / "current" / "bin" / "python"
+    python = (folder / "node1" / ".zerofleet" / "current").resolve() / "bin" / "python"
     if python.exists():
-        (cache / "host_python").write_text(str(python))  # for tests/run.py: the trainer's tests
+        # For tests/run.py: the trainer's tests, which go on beside this.
+        (cache / "host_python.new").write_text(str(python))
+        (cache / "host_python.new").rename(cache / "host_python")
     return runs
 
 
