@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,12 @@ class Talk:
             self.channel.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             raise self._ended() from None
+
+    def nudge(self, message: Mapping[str, object]) -> None:
+        """As :meth:`send`, if it can go at once; that the script has ended, others find out."""
+        with suppress(OSError):
+            if self.channel.send_ready():
+                self.channel.sendall(json.dumps(message).encode() + b"\n")
 
     def send_bytes(self, message: Mapping[str, object], data: bytes) -> None:
         """Likewise, with raw bytes behind it; it may take as long as the script takes to read."""

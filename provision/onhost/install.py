@@ -226,7 +226,12 @@ def create(wanted: dict[str, Any]) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            fail("another deploy makes this environment right now")
+            # One whose controller vanished without a word: it goes on, and we have the host's lock.
+            what = "a deploy that was cut off makes this environment still"
+            say(what + ": waiting for it")
+            over = keep_saying(what)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            over()
         installed = os.path.join(environment, "installed")
         if os.path.exists(installed):
             say("it is installed already")

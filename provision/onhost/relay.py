@@ -33,6 +33,7 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
 import queue
 import socket
@@ -49,8 +50,9 @@ from provision.onhost.place import absolute, make_folder
 
 #: A peer that waits for a chunk itself says so; one that says nothing for so long is gone.
 WAITING_SECONDS, SILENT_SECONDS, DIAL_SECONDS = 2.0, 15.0, 4.0
-#: A controller that vanished without a word (power, cable) leaves stdin open for ever.
-CONTROLLER_SECONDS = 90.0
+#: A controller that vanished without a word (power, cable) leaves stdin open for ever. It is gone
+#: before hold.py gives the host's lock to the next one, who would find its files being written.
+CONTROLLER_SECONDS = 34.0
 SEATS, STRANGERS_NAMED = 64, 5
 #: file, chunk, bytes that follow; WAIT is no file.
 FRAME = struct.Struct("!III")
@@ -487,6 +489,17 @@ class Relay:
             self.told = now
             tell("ZEROFLEET-AT %d" % self.fetched)
 
+    def take(self, stdin: Any, size: int) -> bytes:
+        """So many bytes from the controller, fewer if it ended; over a slow link it lives too."""
+        data = bytearray()
+        while len(data) < size:
+            part = stdin.read1(min(size - len(data), 1 << 16))
+            if not part:
+                break
+            data += part
+            self.heard = time.monotonic()
+        return bytes(data)
+
     def watch(self) -> None:
         """End when the controller says nothing any more."""
         while self.inbox.full() or time.monotonic() - self.heard < CONTROLLER_SECONDS:
@@ -522,6 +535,7 @@ def converse(relay: Relay) -> None:
     for line in iter(stdin.readline, b""):
         order = json.loads(line)
         if order["do"] == "begin":
+            relay.heard = math.inf  # it may take minutes, and nobody reads meanwhile
             try:
                 reply(relay.begin(order))
             except Failed as failed:
@@ -530,7 +544,7 @@ def converse(relay: Relay) -> None:
             args = (order["from"], order["peers"])
             threading.Thread(target=relay.fetch, args=args, daemon=True).start()
         elif order["do"] == "bytes":
-            data = stdin.read(order["size"])
+            data = relay.take(stdin, order["size"])
             if len(data) < order["size"]:
                 return
             relay.inbox.put((order["file"], order["chunk"], data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +13,7 @@ from typing import Any
 from provision.errors import HostError, ProvisionError
 from provision.fleet import Fleet
 from provision.push.certificate import make_certificate
-from provision.push.end import End, Uplink
+from provision.push.end import End, Uplink, say_alive
 from provision.push.parcel import Parcel, read_parcels
 from provision.push.rate import Pace, progress, size
 from provision.push.route import plan_sources
@@ -68,7 +69,8 @@ def apply_push(
     say(f"{phase.name}: {size(sum(put.size for put in puts))} to {', '.join(phase.hosts)}")
     parcels = read_parcels(puts)
     ends: dict[str, End] = {}
-    pool = ThreadPoolExecutor(2 * len(phase.hosts) + len(holders) + 1)
+    pool, ended = ThreadPoolExecutor(2 * len(phase.hosts) + len(holders) + 1), threading.Event()
+    threading.Thread(target=say_alive, args=(ends, ended), daemon=True).start()
     try:
         push = _Push(fleet=fleet, phase=phase, parcels=parcels, ends=ends, rate=rate, say=say)
         begun = push.apply_begin([*phase.hosts, *holders], serve=relayed)
@@ -76,6 +78,7 @@ def apply_push(
         errors = {h: begun[h] for h in phase.hosts if h not in answers}
         return push.apply_fetch(answers if partial or not errors else {}, errors, pool)
     finally:
+        ended.set()
         for end in ends.values():
             end.talk.close()
         pool.shutdown(wait=True, cancel_futures=True)

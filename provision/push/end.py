@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from provision.talk import SILENCE_SECONDS, Talk
 
 #: Hosts that the controller sends to side by side: more would only share its link.
 STAR = 8
-_PING_SECONDS = 15.0
+#: Between two signs of life; onhost/relay.py takes 34 s of silence for our end.
+_ALIVE_EVERY = 5.0
 
 
 @dataclass(kw_only=True)
@@ -40,7 +40,6 @@ class End:
     host: str
     talk: Talk
     _sending: threading.Lock = field(default_factory=threading.Lock)
-    _told: float = 0.0
 
     def apply_begin(self, order: Mapping[str, object], say: Say) -> dict[str, Any]:
         """What the host holds, once it has verified that."""
@@ -51,7 +50,6 @@ class End:
         """One order."""
         with self._sending:
             self.talk.send(message)
-            self._told = time.monotonic()
 
     def apply_fetch(self, order: Mapping[str, object], uplink: Uplink) -> int:
         """Have the host fetch, and send it what it asks for here; its count of bytes in the end.
@@ -90,7 +88,6 @@ class End:
                 say(f"[{self.host}] {line.removeprefix('ZEROFLEET-SAY ')}")
             elif line.startswith("ZEROFLEET-AT "):
                 come[self.host] = int(line.removeprefix("ZEROFLEET-AT "))
-            self._ping()
 
         answer = self.talk.receive(SILENCE_SECONDS, on_line)
         if answer.get("event") == "failed":
@@ -100,12 +97,11 @@ class End:
             raise HostError(f"{self.host}: {what}", found=found, expected=expected, remedy=remedy)
         return answer
 
-    def _ping(self) -> None:
+    def apply_alive(self) -> None:
         """Tell the host that we live, unless we are telling it something anyway."""
-        if time.monotonic() - self._told > _PING_SECONDS and self._sending.acquire(blocking=False):
+        if self._sending.acquire(blocking=False):
             try:
-                self.talk.send({"do": "ping"})
-                self._told = time.monotonic()
+                self.talk.nudge({"do": "ping"})
             finally:
                 self._sending.release()
 
@@ -131,5 +127,14 @@ class End:
                 self.talk.send_bytes(header, data)
             except HostError:
                 return False
-            self._told = time.monotonic()
             return True
+
+
+def say_alive(ends: Mapping[str, End], ended: threading.Event) -> None:
+    """Show all hosts every few seconds that this controller lives: the body of a thread.
+
+    Some wait for long, with nothing said: until another host has verified what it holds, say.
+    """
+    while not ended.wait(_ALIVE_EVERY):
+        for end in list(ends.values()):
+            end.apply_alive()

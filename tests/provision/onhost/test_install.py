@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -112,6 +113,24 @@ def test_one_that_is_ended_takes_its_work_with_it_and_blames_no_file(home, asked
     assert (ended.returncode, ended.stderr) == (1, "uv was ended by signal 15\n")
     assert wheel.exists()
     assert not (home / ".zerofleet" / "envs" / "abc.work").exists()
+
+
+def test_what_a_cut_off_deploy_still_makes_is_awaited_and_taken(home, asked):
+    envs = home / ".zerofleet" / "envs"
+    (envs / "abc").mkdir(parents=True)
+    with (envs / "abc.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second = subprocess.Popen(
+            script_argv("install", ["create", json.dumps(asked)]),
+            env={**os.environ, "HOME": str(home)}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert second.stdout
+        assert second.stdout.readline().endswith("makes this environment still: waiting for it\n")
+        (envs / "abc" / "installed").touch()
+    out, err = second.communicate()
+    assert (second.returncode, err) == (0, "")
+    assert out == "ZEROFLEET-SAY it is installed already\n"
 
 
 def test_a_damaged_uv_is_never_run(home, asked):

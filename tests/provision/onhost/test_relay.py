@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -280,6 +282,24 @@ def test_the_port_is_closed_when_the_controller_is_gone(hosts, push) -> None:
     first.process.wait(10)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port)).close()
+
+
+def test_a_slow_link_and_a_long_begin_are_no_silence(monkeypatch) -> None:
+    this, when = relay.Relay(), []
+    this.heard = -math.inf
+    assert this.take(io.BytesIO(b"fewer"), 6) == b"fewer"
+    assert this.heard > 0  # the piece counts, though the order is not whole
+
+    def begin(_: object) -> dict[str, object]:
+        when.append(this.heard)
+        return {}
+
+    monkeypatch.setattr(this, "begin", begin)
+    orders = io.BytesIO(b'{"do": "begin"}\n')
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(orders))
+    relay.converse(this)
+    assert when == [math.inf]  # nobody reads while it hashes what is there
+    assert this.heard < math.inf
 
 
 def test_two_pushes_of_one_file_do_not_write_into_each_other(hosts, push) -> None:
