@@ -40,6 +40,7 @@ from provision.commands.reach import connected_fleet, gather_all, peers_of, read
 from provision.commands.reporting import report
 from provision.commands.running import gather_readiness, gather_room
 from provision.commands.runs_tasks import TASKS as OF_RUNS
+from provision.commands.slurm_tasks import slurm
 from provision.commands.standing import node
 from provision.commands.training import apply_train
 from provision.commands.upkeep import clean, envs, rollback, undeploy
@@ -220,6 +221,7 @@ ns = Collection(
     preflight,
     train,
     node,
+    slurm,
     memory,
     demo,
     *OF_RUNS,

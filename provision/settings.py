@@ -14,92 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from provision.compat import TORCH
+from provision.defaults import CHECKOUT, DEFAULTS
 from provision.errors import ConfigError
 from provision.numbers import parse_number
 
-#: Where this checkout is: locks/, trainer/ and zero_configs/ are read from here.
-CHECKOUT = Path(__file__).resolve().parent.parent
+__all__ = ["CHECKOUT", "DEFAULTS", "LOCK_NAME", "Settings", "make_settings", "read_settings"]
 
-#: Every setting and its default. A default of None means: must be given where it is needed.
-DEFAULTS: dict[str, Any] = {
-    "hosts": "hosts.txt",
-    "ssh_config": None,
-    "accept_new": False,
-    "connect_timeout": 10,
-    "answer_timeout": 60,
-    "wide": False,
-    "fact": None,
-    "workers": 32,
-    "wheels": str(CHECKOUT / "wheels"),
-    "wheel": None,
-    "env_source": "wheelhouse",
-    "runs": "runs",
-    "accelerator": None,
-    "ops": None,
-    "arch": None,
-    "toolkit": "auto",
-    "version": None,
-    "source": None,
-    "python": None,
-    "jobs": None,
-    "on": None,
-    "with_source": None,
-    "torch": TORCH,
-    "cpu": "auto",
-    "zero": 2,
-    "offload": "none",
-    "method": None,
-    "objective": None,
-    "gpus": None,
-    "nodes": None,
-    "gpu_memory": None,
-    "host_memory": None,
-    "seq": None,
-    "batch": None,
-    "accum": None,
-    "checkpointing": None,
-    "attn": None,
-    "precision": None,
-    "lora_rank": None,
-    "model": None,
-    "data": None,
-    "what": None,
-    "limit": None,
-    "output": None,
-    "recipe": str(CHECKOUT / "recipes" / "sft.yaml"),
-    "set": {},
-    "master_addr": None,
-    "master_port": 29500,
-    "script": None,
-    "code": ".",
-    "include": None,
-    "exclude": None,
-    "nproc": None,
-    "launcher": "torchrun",
-    "env": {},
-    "nnodes": None,
-    "gpus_per_node": None,
-    "print_commands": False,
-    "locked": False,
-    "deep": False,
-    "wait": 0,
-    "partial": False,
-    "to": None,
-    "keep_last": 1,
-    "pushed": False,
-    "with_runs": False,
-    "run": None,
-    "follow": False,
-    "rank": None,
-    "host": None,
-    "tail": None,
-    "detach": False,
-    "retries": 0,
-    "checkpoints": False,
-    "lock_file": None,
-    "allow_drift": None,
-}
 #: The drift lock, beside the hosts file unless ``lock_file`` names another.
 LOCK_NAME = "zerofleet.lock.json"
 
@@ -191,15 +111,33 @@ class Settings:
     checkpoints: bool
     lock_file: Path
     allow_drift: str | None
+    slurm: str | bool | None
+    shared: Path | None
+    time: object
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    job_name: str | None
+    cpus_per_task: str | None
+    mem: str | None
+    exclusive: bool
+    sbatch: tuple[str, ...]
+    lead: int
+    restarts: int | None
+    no_preflight: bool
+    file: Path | None
+    submit: bool
 
 
 _PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file", "script", "code"}
+_PATHS |= {"shared", "file"}
 _LISTS = {"ops", "allow_drift", "arch"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-_COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node"}
+_COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node", "restarts"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
-_NUMBERS |= {"wait", "keep_last", "retries"}
+_NUMBERS |= {"wait", "keep_last", "retries", "lead"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:
@@ -221,6 +159,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values["given"] = frozenset(given)
     values["env"] = tuple(flags.get("env") or ())
     values["env_set"] = _pairs(config.get("env"), "env")
+    values["sbatch"] = tuple(map(str, values["sbatch"]))
     values["zero_auto"] = values["zero"] == "auto"
     if values["zero_auto"]:  # until hosts are known; a stage that the offload asked for can have
         values["zero"] = 3 if values["offload"] == "all" else 2

@@ -22,6 +22,7 @@ SHARED = {
     "steps",
     "script",
     "compat",
+    "defaults",
     "settings",
     "numbers",
     "inventory",
@@ -37,6 +38,7 @@ STAGES = {
     "memory",
     "preflight",
     "launch",
+    "slurm",
     "demo",
 }
 #: What tasks.py is made of: it sees every room, and only tasks.py sees it.
@@ -51,6 +53,7 @@ EDGES = {
     "preflight": {"hosts"},
     "memory": {"hosts", "preflight"},  # GPUs and memory; the model's config as a host answered
     "launch": {"hosts", "preflight"},  # interfaces and addresses
+    "slurm": {"launch"},  # the same plan, as a job
     "demo": set(),  # it types the user's commands
 }
 #: Third-party packages that one module only may import.
@@ -68,6 +71,7 @@ ONLY_IN = {
 PROVES = {
     "provision.onhost.prove": {"torch", "deepspeed"},
     "provision.onhost.allreduce": {"torch"},
+    "provision.onhost.node_checks": {"torch"},
 }
 MAX_FILE, MAX_FUNCTION, MAX_TASK = 300, 45, 10
 #: A file that is sent to hosts alone must hold everything it needs.

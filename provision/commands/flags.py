@@ -84,8 +84,8 @@ HELP = {
     "allow_drift": "what may differ from the drift lock, as in gpu.driver,kernel",
     "method": "what trains: full, lora or qlora (default: as the recipe has it)",
     "objective": "sft (default), orpo (two rows at a time) or pretrain",
-    "gpus": "GPUs of each host, for machines that you do not have yet",
-    "nodes": "how many such hosts (default 1)",
+    "gpus": "GPUs of each host that you do not have yet, or of each node of a job (default 8)",
+    "nodes": "how many such hosts (default 1), or nodes of a job (default 2)",
     "gpu_memory": "GB (10^9 bytes) of each of these GPUs, as in 80",
     "host_memory": "GB of each of these hosts",
     "seq": "tokens of a row (default: as the recipe has it)",
@@ -97,6 +97,23 @@ HELP = {
     "lora_rank": "rank of the adapter",
     "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
     "keep": "leave the demo's hosts up until Ctrl-C",
+    "slurm": "train, deploy: as a job; hosts: those of a Slurm job's number, or of a partition",
+    "shared": "folder that every node sees; takes the part of HOME there (default: your HOME)",
+    "time": "time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS (default 20:00:00)",
+    "partition": "Slurm's partition (default: Slurm's)",
+    "account": "account that the job is charged to (default: Slurm's)",
+    "qos": "quality of service (default: Slurm's)",
+    "constraint": "features that nodes must have, as in a100&ib",
+    "job_name": "name of the job (default zerofleet-OBJECTIVE)",
+    "cpus_per_task": "CPUs of each node (default 10; with --exclusive all)",
+    "mem": "memory of each node, as in 200G; 0 is all of it (default: Slurm's)",
+    "exclusive": "share the nodes with no other job",
+    "sbatch": "an option of sbatch, as in --sbatch=--reservation=x; may be given several times",
+    "lead": "seconds before the time limit at which the run is asked to save (default 120)",
+    "restarts": "how often the job goes on after its limit or a lost node (default 10; scripts 0)",
+    "no_preflight": "start the ranks without looking at the nodes first",
+    "file": "write the job file there, and make the run's folder: sbatch FILE then submits it",
+    "submit": "make the run's folder and submit the job",
     "dry_run": "read everything, print the plan, change nothing",
     "json": "one JSON object on stdout, everything else on stderr",
 }
@@ -121,6 +138,24 @@ MEMORY = (*MACHINES, *SHAPE, "lora_rank")
 LOCK = ("locked", "lock_file", "allow_drift")
 RUN = ("model", "data", "output", "master_addr", "master_port")
 SCRIPT = ("script", "include", "exclude", "nproc")
+SLURM = (
+    "shared",
+    "nodes",
+    "gpus",
+    "time",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "job_name",
+    "cpus_per_task",
+    "mem",
+    "exclusive",
+    "sbatch",
+    "lead",
+    "restarts",
+    "no_preflight",
+)
 LAUNCH = ("code", "launcher", "env", "print_commands", "detach", "retries")
 _SWITCHES = (
     "accept_new",
@@ -134,9 +169,15 @@ _SWITCHES = (
     "detach",
     "checkpoints",
     "print_commands",
+    "exclusive",
+    "no_preflight",
+    "submit",
     "dry_run",
     "json",
 )
+#: Flags that may stand alone or have a value, by command.
+_OPTIONAL = ("slurm",)
+_LISTS = ("set", "env", "sbatch")
 #: Flags that may be given by position: they have to be given.
 _POSITIONAL = ("run", "what")
 #: Flags with one letter too: those that everybody's fingers know.
@@ -174,9 +215,12 @@ def command(*flags: str, klass: type[Command] = Command) -> Callable[[Body], Any
             + [inspect.Parameter(f, kind, default=defaults.get(f)) for f in (*flags, "json")]
         )
         run.__doc__, name = body.__doc__, body.__name__.replace("_", "-")
-        lists = [flag for flag in flags if flag in ("set", "env")]
-        helps = helps_of(*flags, "json")
-        return task(run, klass=klass, name=name, help=helps, iterable=lists, auto_shortflags=False)
+        more = {
+            "iterable": [flag for flag in flags if flag in _LISTS],
+            "optional": [flag for flag in flags if flag in _OPTIONAL],
+            "help": helps_of(*flags, "json"),
+        }
+        return task(run, klass=klass, name=name, auto_shortflags=False, **more)
 
     return decorate
 

@@ -101,20 +101,24 @@ def program_argv(spec: RunSpec, host: RunHost, output: str, code: str) -> tuple[
     return ("-m", f"trainer.{spec.objective}", *trainer_argv(flags))
 
 
-def rendezvous(spec: RunSpec, host: RunHost, node_rank: int) -> tuple[str, ...]:
-    """How the node finds the others, in torchrun's options.
+def meeting(spec: RunSpec, host: RunHost, node_rank: int) -> dict[str, str]:
+    """How the node finds the others: torchrun's options and their values.
 
     Its static rendezvous, the default: the plan knows every node's rank, so no host has to be found
     by its own name (https://github.com/pytorch/pytorch/issues/73656).
     """
-    options = {
-        "--nnodes": len(spec.hosts),
-        "--node-rank": node_rank,
-        "--nproc-per-node": host.nproc_per_node,
+    return {
+        "--nnodes": str(len(spec.hosts)),
+        "--node-rank": str(node_rank),
+        "--nproc-per-node": str(host.nproc_per_node),
         "--master-addr": spec.master_addr,
-        "--master-port": spec.master_port,
+        "--master-port": str(spec.master_port),
     }
-    return tuple(str(word) for pair in options.items() for word in pair)
+
+
+def rendezvous(spec: RunSpec, host: RunHost, node_rank: int) -> tuple[str, ...]:
+    """The same as words of a command."""
+    return tuple(word for pair in meeting(spec, host, node_rank).items() for word in pair)
 
 
 def _argv(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> tuple[str, ...]:
