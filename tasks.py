@@ -43,6 +43,7 @@ from provision.commands.runs_tasks import TASKS as OF_RUNS
 from provision.commands.slurm_tasks import slurm
 from provision.commands.standing import node
 from provision.commands.training import apply_train
+from provision.commands.trainer_tasks import TASKS as OF_THE_TRAINER
 from provision.commands.upkeep import clean, envs, rollback, undeploy
 from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed
@@ -226,5 +227,6 @@ ns = Collection(
     demo,
     *OF_RUNS,
     report,
+    *OF_THE_TRAINER,
 )
 ns.configure({"zerofleet": DEFAULTS})

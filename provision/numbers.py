@@ -9,6 +9,7 @@ from provision.errors import ConfigError
 
 #: At least 1, all of them; a port is a 16-bit number.
 _AT_LEAST_1 = {"connect_timeout", "answer_timeout", "workers", "master_port", "nproc"}
+_AT_LEAST_1 |= {"max_new_tokens"}
 _AT_MOST = {"master_port": 65535}
 
 

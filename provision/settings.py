@@ -76,6 +76,12 @@ class Settings:
     model: str | None
     data: str | None
     what: Path | None
+    rows: str | None
+    result: str | None
+    checkpoint: str | None
+    dtype: str | None
+    prompt: str | None
+    max_new_tokens: int
     limit: str | None
     output: str | None
     recipe: Path
@@ -137,7 +143,7 @@ _LISTS = {"ops", "allow_drift", "arch"}
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node", "restarts"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
-_NUMBERS |= {"wait", "keep_last", "retries", "lead"}
+_NUMBERS |= {"max_new_tokens", "wait", "keep_last", "retries", "lead"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:

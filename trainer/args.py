@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -166,7 +166,7 @@ def parse_args(
     the model while it loads (https://huggingface.co/docs/transformers/deepspeed#zero-3).
     """
     parser = HfArgumentParser((ModelArgs, data_args, lora_args, training_args), allow_abbrev=False)
-    given = translate(sys.argv[1:] if argv is None else argv, _names(parser), _note)
+    given = translated(parser, sys.argv[1:] if argv is None else argv, _note)
     model, data, lora, training = parser.parse_args_into_dataclasses(args=given)
     training.given = given
     if data.model_max_length < 8:
@@ -178,10 +178,13 @@ def parse_args(
     return model, data, lora, training
 
 
-def _names(parser: HfArgumentParser) -> frozenset[str]:
-    """The names of all flags."""
+def translated(
+    parser: HfArgumentParser, argv: Sequence[str], say: Callable[[str], None]
+) -> list[str]:
+    """``argv`` in the names that ``parser`` has; see trainer.old_names."""
     words = (word for action in parser._actions for word in action.option_strings)
-    return frozenset(word.removeprefix("--").replace("-", "_") for word in words)
+    known = frozenset(word.removeprefix("--").replace("-", "_") for word in words)
+    return translate(argv, known, say)
 
 
 def _note(line: str) -> None:

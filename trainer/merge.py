@@ -3,7 +3,7 @@ r"""Adapter → base weights: ``python -m trainer.merge ADAPTER OUTPUT_DIR [--ba
 ADAPTER is the output of a LoRA run, or one of its checkpoints; OUTPUT_DIR then holds a model as any
 other, with its tokenizer. The merged weights are loaded anew and held against base and adapter: the
 same text has to give the same logits, or nothing is left there. On the CPU, in one process; the
-model has to fit into host memory.
+model has to fit into host memory. ``--json`` gives one JSON object on stdout.
 """
 
 from __future__ import annotations
@@ -81,12 +81,16 @@ def main() -> None:
     parser.add_argument("adapter", type=Path, help="output folder of a LoRA run")
     parser.add_argument("output_dir", type=Path, help="where the merged model goes")
     parser.add_argument("--base", help="the base model (default: as the adapter says)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     args = parser.parse_args()
     try:
         difference = merge(args.adapter, args.output_dir, args.base)
     except RequestError as error:
         sys.exit(f"merge: {error}")
-    print(f"{args.output_dir}: merged; logits differ by at most {difference:.1e} of their spread")
+    if args.json:
+        print(json.dumps({"logits_differ": difference}), flush=True)
+    else:
+        print(f"{args.output_dir}: merged; logits differ by {difference:.1e} of their spread")
 
 
 if __name__ == "__main__":

@@ -34,11 +34,18 @@ HELP = {
     "version": "DeepSpeed release to build",
     "source": "a DeepSpeed source folder or archive in place of a release",
     "with_source": "source folders of other Python projects, comma-separated: wheels of them, too",
-    "python": "interpreter whose version the hosts run (default: this one)",
+    "python": "builds: interpreter whose version the hosts run (default: this one); else: a Python "
+    "of this machine that has torch, in place of a host's",
     "on": "[user@]host[:port] to build on, over SSH; the wheel comes here",
     "jobs": "compilers at once (default: as many as cores and memory allow)",
     "path": "the .whl file of a DeepSpeed wheel, whoever built it",
     "what": "file or folder of this machine: a model, data",
+    "rows": "file or folder of rows on the first host or (--python) here; several with commas",
+    "result": "a run, or the folder of its output on the first host or (--python) here",
+    "checkpoint": "RUN or RUN/checkpoint-STEP; or a folder that has every rank's shards",
+    "dtype": "of exported weights: bf16, fp16 or fp32 (default: the model's own; adapters fp32)",
+    "prompt": "ask this one thing (default: lines typed, each with what was said before in mind)",
+    "max_new_tokens": "tokens that an answer may have (default 256)",
     "limit": "bytes a second that no machine is to send more of, as in 50MB/s (default: no limit)",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "env_source": "wheelhouse (default: downloaded here, pushed, hosts need no index), or index "
@@ -46,7 +53,8 @@ HELP = {
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
     "data": "file or folder of rows on the hosts; several separated by commas",
-    "output": "folder on the hosts for checkpoints and adapter (default: in the run's own folder)",
+    "output": "folder on the hosts for checkpoints and adapter (default: in the run's own folder); "
+    "merge, export: folder of this machine that the result comes to",
     "zero": "ZeRO stage: 1, 2, 3 (default 2), or auto: the fastest that fits the hosts",
     "offload": "what is kept in host memory: none (default), optimizer, or all (stage 3)",
     "recipe": "YAML file of trainer flags (default recipes/sft.yaml)",
@@ -179,7 +187,7 @@ _SWITCHES = (
 _OPTIONAL = ("slurm",)
 _LISTS = ("set", "env", "sbatch")
 #: Flags that may be given by position: they have to be given.
-_POSITIONAL = ("run", "what")
+_POSITIONAL = ("run", "what", "rows", "result", "checkpoint")
 #: Flags with one letter too: those that everybody's fingers know.
 _SHORT = {"follow": "f"}
 

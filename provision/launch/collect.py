@@ -149,7 +149,7 @@ def _apply_fetches(
                 continue
             if fetch.size > _LARGE:
                 say(f"[{fetch.host}] {fetch.target}: {fetch.size:,} bytes")
-            _apply_fetch(remote, fetch, folder)
+            apply_fetch(remote, fetch, folder)
             with lock:
                 done += fetch.size
                 if time.monotonic() - told > _SAY_EVERY:
@@ -169,7 +169,8 @@ def read_digest(path: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _apply_fetch(remote: Remote, fetch: Fetch, folder: Path) -> None:
+def apply_fetch(remote: Remote, fetch: Fetch, folder: Path) -> None:
+    """One file, held to its hash: HostError where what came is another one."""
     target = folder / fetch.target
     remote.get(fetch.source, target)
     found = read_digest(target) or ""

@@ -1,0 +1,106 @@
+"""The steps of check-data: data as a run would read it, and what is shown of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from provision.commands.asking import gather_remote, local, on_first, placed, reached
+from provision.errors import ConfigError
+from provision.findings import Finding, Level, Report
+from provision.fleet import Fleet
+from provision.launch.code import read_trainer_code
+from provision.launch.module import ModuleCall, conversation
+from provision.launch.nodes import trainer_argv
+from provision.launch.prepare import read_flags
+from provision.launch.recipe import parse_flags
+from provision.settings import CHECKOUT, Settings
+from provision.show import Answer
+
+
+def check_call(s: Settings, fleet: Fleet | None) -> ModuleCall:
+    """``invoke check-data``: the objective, model and flags that a run would have."""
+    flags = {**read_flags(s), **parse_flags(s.set, "--set")}
+    objective = str(flags.pop("objective", None) or "sft")
+    if not s.model:
+        raise ConfigError(
+            "--model",
+            found="nothing",
+            expected="a model folder, or a hub name: its tokenizer counts and renders",
+            remedy="give --model, or set it in invoke.yaml",
+        )
+    model = s.model
+    if fleet is None and Path(model).expanduser().exists():
+        model = local(model)
+    ours = {"model_name_or_path": model, "train_file_dir": placed(fleet, "ROWS", str(s.rows))}
+    words = trainer_argv({**ours, **flags})
+    return on_first(s, fleet).call("trainer.check_data", "--json", objective, *words)
+
+
+def apply_check(out: Answer, s: Settings) -> None:
+    """Have data read as a run would, and show what came of it."""
+    code = read_trainer_code(CHECKOUT)
+    with reached(s) as fleet:
+        call = check_call(s, fleet)
+        out.plan(call.plan(code))
+        with conversation(call, code, gather_remote(out, fleet, call.host), out.say) as working:
+            working.apply_start()
+            found: dict[str, Any] = {}
+            while (said := working.read_said()) is not None:
+                found = said
+    out.add(**{key: value for key, value in found.items() if key != "problems"})
+    show_rows(out, found)
+    out.report(bad_rows(call.host, found, skips=skips_bad(s)))
+
+
+def skips_bad(s: Settings) -> bool:
+    """Whether the run would leave bad rows out."""
+    flags = {**read_flags(s), **parse_flags(s.set, "--set")}
+    return str(flags.get("skip_bad_rows", False)).lower() in ("true", "1", "yes")
+
+
+def show_rows(out: Answer, found: Mapping[str, Any]) -> None:
+    """Counts, lengths and samples, for a person."""
+    formats = ", ".join(f"{count:,} {name}" for name, count in found["formats"].items())
+    out.text(f"{found['rows']:,} rows for {found['objective']}: {formats or 'none'}")
+    if found["lengths"]:
+        words = ", ".join(f"{name} {value:,}" for name, value in found["lengths"].items())
+        out.text(f"tokens of a row: {words}; {found['learned']:,} are learned")
+    if found["cut"]:
+        out.text(f"{found['cut']:,} rows are longer than {found['limit']} tokens: cut there")
+    if found["dropped"]:
+        out.text(f"{found['dropped']:,} rows have nothing to learn within the length: left out")
+    most = max((one["rows"] for one in found["histogram"]), default=1)
+    rows = [
+        (f"{one['from']}-{one['to']}", f"{one['rows']:,}", "#" * -(-40 * one["rows"] // most))
+        for one in found["histogram"]
+    ]
+    out.table(("tokens", "rows", ""), rows)
+    for sample in found["samples"]:
+        for text in sample["texts"]:
+            name = f", {text['name']}" if text["name"] else ""
+            out.text(f"\n{sample['file']}:{sample['line']}{name} (learned: what is in ⟦ ⟧)")
+            out.text(
+                "".join(f"⟦{p['text']}⟧" if p["learned"] else p["text"] for p in text["pieces"])
+            )
+
+
+def bad_rows(host: str, found: Mapping[str, Any], *, skips: bool) -> Report:
+    """Every bad row as a finding. A run that ``skips`` bad rows still stops at a bad file."""
+    findings = [
+        Finding(
+            host=host,
+            subject="data",
+            level=Level.WARN if skips and one["line"] else Level.ERROR,
+            found=f"{one['file']}:{one['line']}: {one['found']}",
+            expected=str(one["expected"]),
+            remedy="correct or remove it (--set skip_bad_rows=true leaves bad rows out)",
+        )
+        for one in found["problems"]
+    ]
+    if (rest := found["bad"] - len(findings)) > 0:
+        more = replace(findings[-1], found=f"{rest:,} more bad rows", expected="none")
+        findings.append(more)
+    return Report(findings=tuple(findings))
