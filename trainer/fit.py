@@ -14,6 +14,7 @@ from trainer import engine
 from trainer.card import write_card
 from trainer.errors import RequestError
 from trainer.metrics import Metrics, peak_memory_of_ranks
+from trainer.pace import Pace
 from trainer.pausing import Pause
 from trainer.saving import CompleteOnEachHost, checkpoint_to_resume, spread_saving
 from trainer.tally import EVAL, TRAIN, Tally, only
@@ -135,6 +136,7 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None], pause: P
     """
     training = trainer.args
     trainer.add_callback(Recorder(trainer, metrics, say))
+    trainer.add_callback(Pace(trainer))
     trainer.add_callback(pause)
     trainer.add_callback(CompleteOnEachHost(trainer, metrics.write))
     spread_saving(trainer, say)

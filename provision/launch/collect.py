@@ -16,7 +16,7 @@ from provision.fleet import Fleet
 from provision.session import Remote, Say
 
 #: What of a run folder is worth having at hand, beside the output.
-_RECORDS = ("exit.json", "plan.json", "node.log", "supervisor.log", "metrics.jsonl")
+_RECORDS = ("exit.json", "plan.json", "node.log", "supervisor.log", "metrics.jsonl", "pace")
 #: Seconds between two lines of progress; a file of so many bytes is named before it comes.
 _SAY_EVERY, _LARGE = 3.0, 50_000_000
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 #: A chart's size and the room around its axes, in SVG's units.
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 220, 64, 14, 12, 30
@@ -43,6 +44,18 @@ def thinned(points: Sequence[Point]) -> Sequence[Point]:
 
 def line_chart(title: str, points: Sequence[Point], unit: str = "") -> str:
     """Y over x; a y that is None (not a finite number) is a gap, and marked on the axis."""
+    return lines_chart(title, {"": points}, unit)
+
+
+def highest(lines: Mapping[str, Sequence[Point]]) -> str:
+    """The name of the line whose middle value is the highest."""
+    middles = {name: [y for _, y in line if y is not None] for name, line in lines.items()}
+    return max(middles, key=lambda name: median(middles[name] or [-math.inf]))
+
+
+def lines_chart(title: str, lines: Mapping[str, Sequence[Point]], unit: str = "") -> str:
+    """One line for each name; of several the highest stands out, and is named."""
+    points = [point for line in lines.values() for point in line]
     known = [(x, y) for x, y in points if y is not None]
     if not known:
         return ""
@@ -62,14 +75,18 @@ def line_chart(title: str, points: Sequence[Point], unit: str = "") -> str:
         f"{label(x)}</text>"
         for x in x_ticks
     ]
-    parts += [_run(run, at_x, at_y) for run in _runs(thinned(points))]
+    top = highest(lines)
+    for name, line in sorted(lines.items(), key=lambda item: item[0] == top):
+        style = "l" if name == top else "o"
+        parts += [_run(run, at_x, at_y, style) for run in _runs(thinned(line))]
     parts += [
         f'<circle class="bad" cx="{at_x(x):.1f}" cy="{HEIGHT - BOTTOM}" r="3"/>'
         for x, y in points
         if y is None
     ]
-    last = f"{known[-1][1]:.4g}{unit}"
-    return _figure(f"{title}, last {last}", "".join(parts), HEIGHT)
+    last = next(y for _, y in reversed(lines[top]) if y is not None)
+    named = f"{top} the highest, " if len(lines) > 1 else ""
+    return _figure(f"{title}, {named}last {last:.4g}{unit}", "".join(parts), HEIGHT)
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float]], unit: str = "") -> str:
@@ -107,11 +124,11 @@ def _runs(points: Sequence[Point]) -> list[list[tuple[float, float]]]:
     return [run for run in runs if run]
 
 
-def _run(run: Sequence[tuple[float, float]], at_x: Scale, at_y: Scale) -> str:
+def _run(run: Sequence[tuple[float, float]], at_x: Scale, at_y: Scale, style: str) -> str:
     where = [(at_x(x), at_y(y)) for x, y in run]
     if len(where) == 1:
         return f'<circle class="p" cx="{where[0][0]:.1f}" cy="{where[0][1]:.1f}" r="2.5"/>'
-    return f'<polyline class="l" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in where)}"/>'
+    return f'<polyline class="{style}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in where)}"/>'
 
 
 def _figure(title: str, inside: str, height: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from provision.launch.failure import FINISHED, LOST, STOPPED
+from provision.launch.pace import RankPace, parse_pace, slow_words
 
 RUNNING = "running"
 #: Seconds without any event after which a connection counts as dead: four missed heartbeats of
@@ -45,10 +46,14 @@ class HostWatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """A run being watched, in node_rank order. ``since`` is what rates are measured from."""
+    """A run being watched, in node_rank order. ``since`` is what rates are measured from.
+
+    ``pace``: each rank's own, as it was last told.
+    """
 
     hosts: Mapping[str, HostWatch]
     since: Mark | None = None
+    pace: Mapping[int, RankPace] = field(default_factory=dict)
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -100,7 +105,7 @@ def stop_all(watch: Watch, why: str) -> Turn:
 def advance(watch: Watch, host: str, event: Mapping[str, Any], now: float) -> Turn:
     """What follows from one event of a host.
 
-    The caller may feed ``{"lost": reason}`` itself for a host it can't reach any more.
+    The caller may feed ``{"lost": reason, "link": True}`` itself, for a host that it can't reach.
     """
     seen = replace(watch.hosts[host], seen=now)
     for key in ("log", "metric"):
@@ -113,11 +118,16 @@ def advance(watch: Watch, host: str, event: Mapping[str, Any], now: float) -> Tu
         return Turn(watch=watch, lines=(f"[{host}] {event['log']}",))
     if "metric" in event:
         return _metric(watch, event["metric"])
+    if event.get("pace"):
+        watch = replace(watch, pace={**watch.pace, **parse_pace(host, event["pace"])})
     return Turn(watch=watch)
 
 
 def _ended(watch: Watch, host: str, event: Mapping[str, Any]) -> Turn:
-    """A host has ended: unless it finished, the others wait for it in vain."""
+    """A host has ended: unless it finished, the others wait for it in vain.
+
+    But for one that only this controller can't reach any more: its run may go on.
+    """
     ended = event.get("exit")
     state = ended["state"] if ended else LOST
     reason = "" if ended else str(event["lost"])
@@ -128,6 +138,8 @@ def _ended(watch: Watch, host: str, event: Mapping[str, Any]) -> Turn:
     if ended and ended["first_failure"]:
         reason = ended["first_failure"]["reason"]
     line = f"[{host}] {state}{': ' + reason if reason else ''}"
+    if event.get("link"):
+        return Turn(watch=watch, lines=(line,))
     rest = stop_all(watch, f"{host} {'was stopped' if state == STOPPED else state}")
     return replace(rest, lines=(line, *rest.lines))
 
@@ -140,7 +152,7 @@ def _metric(watch: Watch, metric: Mapping[str, Any]) -> Turn:
         return Turn(watch=replace(watch, since=mark), lines=(begin_line(metric),))
     if event == "step":
         here = Mark(at=metric["at"], step=metric["step"], tokens=metric.get("tokens"))
-        line = step_line(metric, watch.since, here)
+        line = step_line(metric, watch.since, here, tuple(watch.pace.values()))
         # The first step also pays for compiling and warming up: measure from its end on.
         return Turn(watch=replace(watch, since=_from_first_step(watch.since, here)), lines=(line,))
     if event == "eval":
@@ -164,7 +176,9 @@ def begin_line(metric: Mapping[str, Any]) -> str:
     )
 
 
-def step_line(metric: Mapping[str, Any], since: Mark | None, here: Mark) -> str:
+def step_line(
+    metric: Mapping[str, Any], since: Mark | None, here: Mark, paces: Sequence[RankPace] = ()
+) -> str:
     """``step 12/50  loss 2.31  1.9k tok/s  0:21 left``: what is not known is left out."""
     parts = [f"step {metric['step']}/{metric['total_steps']}", f"loss {_loss(metric)}"]
     if since and here.at > since.at:
@@ -174,7 +188,9 @@ def step_line(metric: Mapping[str, Any], since: Mark | None, here: Mark) -> str:
         if here.step > since.step:
             left = (metric["total_steps"] - here.step) * seconds / (here.step - since.step)
             parts.append(f"{clock(left)} left")
-    return "  ".join(parts)
+    if gpus := [pace.device_bytes for pace in paces if pace.device_bytes is not None]:
+        parts.append(f"GPU {max(gpus) / 1e9:.1f} GB")
+    return "  ".join(part for part in (*parts, slow_words(paces)) if part)
 
 
 def _loss(metric: Mapping[str, Any]) -> str:

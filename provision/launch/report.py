@@ -16,11 +16,17 @@ from typing import Any
 
 from provision.errors import ConfigError
 from provision.launch.failure import RunOutcome, parse_outcome
-from provision.launch.plot import Point, bar_chart, line_chart
+from provision.launch.plot import Point, bar_chart, line_chart, lines_chart
 
 #: The report's name in a run's folder, and that of what train kept for it.
 REPORT, KEPT = "report.html", "report.json"
 _GB = 1e9
+#: What of each rank's pace is drawn: key, title, what it is divided by, unit.
+_RANK_CHARTS = (
+    ("forward_seconds", "forward pass of each rank, by step", 1.0, " s"),
+    ("device_bytes", "GPU memory of each rank (taken by torch)", _GB, " GB"),
+    ("host_bytes", "host memory of each rank's process", _GB, " GB"),
+)
 _STYLE = """
 :root{color-scheme:light dark;--fg:#1b1f24;--bg:#fff;--soft:#6a737d;--line:#d8dee4;--box:#f6f8fa;
 --one:#0b62c4;--bad:#c62f2f;--good:#1a7f37}
@@ -34,7 +40,8 @@ h2{font-size:1.05rem;margin:2rem 0 .6rem}
 figure{margin:0;padding:.7rem;border:1px solid var(--line);border-radius:6px}
 figcaption{font-weight:600;margin-bottom:.3rem}svg{width:100%;height:auto;display:block}
 .t{font-size:11px;fill:var(--soft)}.g{stroke:var(--line);stroke-width:1}
-.l{fill:none;stroke:var(--one);stroke-width:1.6}.p,.b{fill:var(--one)}.bad{fill:var(--bad)}
+.l{fill:none;stroke:var(--one);stroke-width:1.6}.o{fill:none;stroke:var(--soft);stroke-width:1;
+stroke-opacity:.55}.p,.b{fill:var(--one)}.bad{fill:var(--bad)}
 table{border-collapse:collapse;display:block;overflow-x:auto}th,td{text-align:left;padding:.25rem
 .9rem .25rem 0;border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--soft)}
 pre{background:var(--box);padding:.7rem;border-radius:6px;overflow-x:auto;font-size:12.5px;
@@ -45,12 +52,15 @@ white-space:pre-wrap;overflow-wrap:anywhere}
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a run left: by host its plan and exit; node 0's metrics; what train kept (facts…)."""
+    """What a run left: by host its plan and exit; node 0's metrics; by rank its pace file
+    (trainer/pace.py); what train kept (facts…).
+    """
 
     run: str
     plans: Mapping[str, Mapping[str, Any]]
     outcome: RunOutcome | None
     metrics: Sequence[Mapping[str, Any]] = ()
+    paces: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,6 +96,7 @@ def read_record(folder: Path) -> RunRecord:
             stopping=bool(kept.get("interrupted")),
         ),
         metrics=read_metrics(folder / "hosts" / names[0] / "metrics.jsonl"),
+        paces=read_paces(folder / "hosts"),
         kept=kept,
     )  # fmt: skip
 
@@ -102,6 +113,15 @@ def read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
             if isinstance(event, dict):
                 events.append(event)
     return tuple(events)
+
+
+def read_paces(hosts: Path) -> dict[int, tuple[Mapping[str, Any], ...]]:
+    """Each rank's pace file, by rank."""
+    found = {}
+    for path in hosts.glob("*/pace/rank*.jsonl"):
+        if (number := path.stem.removeprefix("rank")).isdigit():
+            found[int(number)] = read_metrics(path)
+    return dict(sorted(found.items()))
 
 
 def apply_kept(folder: Path, kept: Mapping[str, Any]) -> None:
@@ -135,8 +155,9 @@ def apply_report(folder: Path) -> Path:
     return path
 
 
-def charts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The plots that the metrics have something for."""
+def charts(record: RunRecord) -> list[str]:
+    """The plots that the run left something for."""
+    metrics = record.metrics
     steps = [m for m in metrics if m.get("event") == "step" and "step" in m]
     evals = [(m["step"], m.get("loss")) for m in metrics if m.get("event") == "eval"]
     begin = next((m for m in metrics if m.get("event") == "begin"), None)
@@ -148,6 +169,10 @@ def charts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
         line_chart("tokens a second, all ranks", _rates(steps, begin)),
         line_chart("seconds a step", _seconds(steps, begin), " s"),
     ]
+    made += [
+        lines_chart(title, _by_rank(record.paces, key, size), unit)
+        for key, title, size, unit in _RANK_CHARTS
+    ]
     end = next((m for m in metrics if m.get("event") == "end"), {})
     for key, title in (
         ("peak_reserved_bytes", "peak GPU memory of each rank (reserved by torch)"),
@@ -157,6 +182,17 @@ def charts(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
         bars = [(f"rank {r['rank']}", r[key] / _GB) for r in ranks]
         made.append(bar_chart(title, bars, " GB"))
     return [chart for chart in made if chart]
+
+
+def _by_rank(
+    paces: Mapping[int, Sequence[Mapping[str, Any]]], key: str, size: float
+) -> dict[str, list[Point]]:
+    """The points of each rank that has any."""
+    lines = {
+        f"rank {rank}": [(m["step"], m[key] / size) for m in found if m.get(key) and "step" in m]
+        for rank, found in paces.items()
+    }
+    return {name: points for name, points in lines.items() if points}
 
 
 def _known(steps: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
@@ -194,7 +230,7 @@ def render_report(record: RunRecord) -> str:
     """The HTML."""
     outcome = record.outcome
     state = outcome.state if outcome else "unknown"
-    drawn = charts(record.metrics)
+    drawn = charts(record)
     first = outcome.first_failure if outcome else None
     parts = [
         f"<h1>{html.escape(record.run)}</h1>",

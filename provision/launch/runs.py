@@ -13,6 +13,7 @@ from typing import Any
 from provision.errors import ConfigError, ProvisionError
 from provision.fleet import Fleet
 from provision.launch.failure import FINISHED, LOST, STOPPED, RunOutcome, parse_outcome
+from provision.launch.pace import RankPace, parse_pace, slow_words
 from provision.launch.progress import RUNNING, clock, short
 from provision.session import Remote
 
@@ -74,6 +75,12 @@ class KnownRun:
         """Steps, loss and rates, as rank 0's host has them."""
         found: Mapping[str, Any] = self.nodes[self.node0]["progress"] if self.node0 else {}
         return found
+
+    @property
+    def paces(self) -> tuple[RankPace, ...]:
+        """Each rank's own pace, of those that told."""
+        by_host = (parse_pace(host, node.get("pace") or ()) for host, node in self.nodes.items())
+        return tuple(pace for found in by_host for pace in found.values())
 
     @property
     def started_at(self) -> float:
@@ -186,6 +193,8 @@ class KnownRun:
         if self.running and progress.get("seconds_left") is not None:
             parts.append(f"{clock(progress['seconds_left'])} left")
         said = [", ".join(part for part in parts if part)]
+        if self.running and (slow := slow_words(self.paces)):
+            said.append(slow)
         if self.unheard:
             said.append(f"{self.unheard} of its {self.nnodes} hosts did not tell of it")
         return tuple(said)

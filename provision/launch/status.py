@@ -7,10 +7,13 @@ from typing import Any
 
 from provision import errors
 from provision.launch.failure import FAILED, FINISHED, LOST, STOPPED
+from provision.launch.pace import RankPace, parse_pace
 from provision.launch.progress import RUNNING
 from provision.launch.runs import KnownRun
 
-RANK_COLUMNS = ("rank", "host", "state", "pid", "CPU", "memory", "GPU memory", "why")
+RANK_COLUMNS = (
+    "rank", "host", "state", "pid", "step", "forward", "CPU", "memory", "GPU memory", "why",
+)  # fmt: skip
 #: What the letters of proc(5) mean for somebody who waits for a rank.
 _LETTERS = {
     "R": "running",
@@ -40,25 +43,35 @@ def rank_rows(run: KnownRun) -> list[tuple[str, ...]]:
 
 def _node_rows(host: str, node: Mapping[str, Any]) -> list[tuple[str, ...]]:
     processes = {process["rank"]: process for process in node.get("processes") or ()}
+    paces = parse_pace(host, node.get("pace") or ())
     ends = {end["rank"]: end for end in (node["exit"] or {}).get("ranks", ())}
     rows = []
     for rank in range(node["first_rank"], node["first_rank"] + node["nproc_per_node"]):
         if rank in processes:
-            rows.append(_running_row(rank, host, processes[rank]))
+            rows.append(_running_row(rank, host, processes[rank], paces.get(rank)))
         else:
             state = ends[rank]["state"] if rank in ends else node["state"]
             state = "no process yet, or any more" if state == RUNNING else state
-            rows.append((str(rank), host, state, "", "", "", "", _why(rank, node)))
+            where = _pace_cells(paces.get(rank))
+            rows.append((str(rank), host, state, "", *where, "", "", "", _why(rank, node)))
     return rows
 
 
-def _running_row(rank: int, host: str, process: Mapping[str, Any]) -> tuple[str, ...]:
+def _pace_cells(pace: RankPace | None) -> tuple[str, str]:
+    """The last step that a rank logged, and what its forward pass takes; a script has no such."""
+    return (str(pace.step), f"{pace.forward_seconds:.3g} s") if pace else ("", "")
+
+
+def _running_row(
+    rank: int, host: str, process: Mapping[str, Any], pace: RankPace | None
+) -> tuple[str, ...]:
     gpu = process["gpu_bytes"]
     return (
         str(rank),
         host,
         _LETTERS.get(process["letter"], process["letter"]),
         str(process["pid"]),
+        *_pace_cells(pace),
         f"{process['cpu_seconds']:.0f} s",
         _gigabytes(process["resident_bytes"]),
         "" if gpu is None else _gigabytes(gpu),

@@ -7,7 +7,8 @@ Writes one JSON object a line to stdout:
 
     {"log": "a line of node.log", "offset": 1234}    the offset after it, in bytes, to go on from
     {"metric": {...}, "offset": 567}                 a line of metrics.jsonl, parsed
-    {"alive": 1700000000.0}                          every few seconds: the connection lives
+    {"alive": 1700000000.0, "pace": [{...}, …]}      every few seconds: the connection lives; and
+                                                     the last line of each rank's pace file
     {"exit": {...}}                                  exit.json; the last line, exit code 0
     {"lost": "why"}                                  the supervisor is gone without exit.json; the
                                                      last line, exit code 1
@@ -21,6 +22,7 @@ when nobody reads stdout any more.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import select
@@ -32,6 +34,7 @@ POLL = 0.2  # seconds: a person doesn't notice; two stat() and one read of /proc
 ALIVE = 5.0  # seconds between heartbeats, see above
 NO_RECORD = 10.0  # seconds to wait for record.json; the supervisor writes it before it answers
 LONGEST = 1 << 16  # bytes of one line; longer ones are cut into several
+PACE = 4096  # bytes from the end of a pace file: its last line, and more
 CHUNK = 1 << 20  # bytes read at once from a log that is far ahead
 
 
@@ -59,6 +62,22 @@ def read_lost(record: dict[str, Any]) -> str:
     if fields[0] in "ZX" or int(fields[19]) != record["supervisor"]["start_time"]:
         return "the supervisor (pid %d) died before the run ended" % pid
     return ""
+
+
+def read_pace(run_dir: str) -> list[dict[str, Any]]:
+    """The last whole line of each rank's pace file (trainer/pace.py), of the ranks of this host."""
+    found = []
+    for path in sorted(glob.glob(os.path.join(glob.escape(run_dir), "pace", "rank*.jsonl"))):
+        try:
+            with open(path, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - PACE))
+                lines = file.read().split(b"\n")[:-1]
+            line = json.loads(lines[-1])
+        except (OSError, ValueError, IndexError):
+            continue
+        if isinstance(line, dict):
+            found.append(line)
+    return found
 
 
 class Tail:
@@ -166,7 +185,7 @@ def follow(run_dir: str, offsets: dict[str, int], tail: int | None, once: bool) 
             return 0 if ended else 1
         if time.monotonic() - alive >= ALIVE or not alive:
             alive = time.monotonic()
-            say({"alive": time.time()})
+            say({"alive": time.time(), "pace": read_pace(run_dir)})
         wait(reader_gone)
 
 

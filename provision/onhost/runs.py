@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from provision.onhost.follow import read_json, read_lost
+from provision.onhost.follow import read_json, read_lost, read_pace
 
 PIECE = 1 << 16  # bytes read from each end of metrics.jsonl: hundreds of steps
 NVIDIA_SMI_SECONDS = 10  # it can hang on a broken GPU
@@ -225,7 +225,8 @@ def read_shown(run_dir: str) -> dict[str, Any] | None:
         return None
     record = read_json(os.path.join(run_dir, "record.json"))
     torchrun = record.get("torchrun") if record else None
-    return {**run, "processes": read_ranks(run, torchrun and torchrun["pid"])}
+    processes = read_ranks(run, torchrun and torchrun["pid"])
+    return {**run, "processes": processes, "pace": read_pace(run_dir)}
 
 
 def read_list(folder: str) -> list[dict[str, Any]]:

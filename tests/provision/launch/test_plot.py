@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from provision.launch.plot import bar_chart, label, line_chart, thinned, ticks
+from provision.launch.plot import bar_chart, label, line_chart, lines_chart, thinned, ticks
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,11 @@ def test_a_long_run_is_thinned_to_what_a_screen_shows():
     few = thinned(points)
     assert len(few) <= 1202
     assert (few[0], few[-1]) == (points[0], points[-1])
+
+
+def test_of_several_lines_the_highest_stands_out_and_is_named():
+    lines = {"rank 0": [(1, 1.0), (2, 9.0), (3, 1.0)], "rank 1": [(1, 2.0), (2, 2.0), (3, 2.5)]}
+    svg = lines_chart("pass", lines, " s")
+    assert "<figcaption>pass, rank 1 the highest, last 2.5 s</figcaption>" in svg
+    assert svg.count('class="l"') == svg.count('class="o"') == 1
+    assert lines_chart("pass", {}) == lines_chart("pass", {"rank 0": [(1, None)]}) == ""

@@ -74,6 +74,18 @@ def test_progress(watch: Watch) -> None:
     ]
 
 
+def test_the_slowest_rank_and_the_fullest_gpu_are_named_once_hosts_told(watch: Watch) -> None:
+    def alive(rank: int, seconds: float, size: int) -> dict[str, Any]:
+        pace = {"rank": rank, "step": 1, "forward_seconds": seconds, "host_bytes": 1}
+        return {"alive": 1.0, "pace": [{**pace, "device_bytes": size}]}
+
+    turn = advance(watch, "node1", alive(0, 0.1, 10**9), 1.0)
+    turn = advance(turn.watch, "node2", alive(1, 0.4, 41 * 10**9), 1.0)
+    assert advance(turn.watch, "node1", step(3, 1000.0, None), 2.0).lines == (
+        "step 3/50  loss 2.312  GPU 41.0 GB  slowest rank 1 (node2), forward 4.0x the others'",
+    )
+
+
 def test_progress_without_what_is_not_known(watch: Watch) -> None:
     assert lines(watch, step(3, 1000.0, None, loss=None)) == ["step 3/50  loss not a finite number"]
     assert lines(watch, step(3, 1000.0, None), step(4, 1001.0, None))[1] == (
@@ -117,6 +129,13 @@ def test_one_failure_stops_the_others_once(watch: Watch) -> None:
 @pytest.mark.parametrize("event", [{"lost": "no answer"}, ended("stopped")])
 def test_a_lost_or_stopped_host_stops_the_others(watch: Watch, event: dict[str, Any]) -> None:
     assert advance(watch, "node1", event, 1.0).stop == ("node2", "node3")
+
+
+def test_a_host_that_only_this_controller_can_not_reach_stops_nobody(watch: Watch) -> None:
+    turn = advance(watch, "node1", {"lost": "no connection any more", "link": True}, 1.0)
+    assert (turn.stop, turn.watch.lost) == ((), {"node1": "no connection any more"})
+    assert turn.lines == ("[node1] lost: no connection any more",)
+    assert turn.watch.running == ("node2", "node3")
 
 
 def test_hosts_that_ended_are_not_told(watch: Watch) -> None:

@@ -53,6 +53,10 @@ def run(tmp_path: Path) -> Path:
     (host / "exit.json").write_text(json.dumps(EXIT))
     lines = [*map(json.dumps, METRICS), '{"event": "st']
     (host / "metrics.jsonl").write_text("\n".join(lines))
+    (host / "pace").mkdir()
+    for rank in range(2):
+        pace = {"rank": rank, "step": 2, "forward_seconds": 0.5 + rank, "host_bytes": 3 * 10**9}
+        (host / "pace" / f"rank{rank}.jsonl").write_text(json.dumps({**pace, "device_bytes": None}))
     return tmp_path / "r1"
 
 
@@ -88,6 +92,8 @@ def test_what_it_shows(run: Path) -> None:
         "learning rate",
         "tokens a second, all ranks, last 200",
         "seconds a step, last 5 s",
+        "forward pass of each rank, by step, rank 1 the highest, last 1.5 s",
+        "host memory of each rank's process, rank 0 the highest, last 3 GB",
         "peak host memory",
         "node1: node_rank 0",
         "hosts",

@@ -125,12 +125,17 @@ def test_for_a_person() -> None:
                 "seconds_left": 65.0}  # fmt: skip
     stopped = {"pid": 7, "letter": "T", "cpu_seconds": 3.2, "resident_bytes": 10**9,
                "gpu_bytes": None, "rank": 0}  # fmt: skip
-    run = run_of(node("r", 0, progress=progress, processes=[stopped]))
+    paces = [
+        {"rank": rank, "step": 5, "forward_seconds": seconds, "host_bytes": 1}
+        for rank, seconds in ((0, 0.25), (1, 0.1))
+    ]
+    run = run_of(node("r", 0, progress=progress, processes=[stopped], pace=paces))
     assert run.lines() == (
         "run r: running, trainer.sft zero2, 2 ranks, step 5/10, loss 2.5, 1.9k tok/s, 1:05 left",
+        "slowest rank 0 (node1), forward 2.5x the others'",
         "1 of its 2 hosts did not tell of it",
     )
-    assert rank_rows(run)[0][2:7] == (
-        "stopped by a signal (SIGCONT would continue it)", "7", "3 s", "1.00 GB", ""
+    assert rank_rows(run)[0][2:9] == (
+        "stopped by a signal (SIGCONT would continue it)", "7", "5", "0.25 s", "3 s", "1.00 GB", ""
     )  # fmt: skip
-    assert rank_rows(run)[1][2] == "no process yet, or any more"
+    assert rank_rows(run)[1][2:6] == ("no process yet, or any more", "", "5", "0.1 s")

@@ -174,3 +174,14 @@ def test_the_last_lines_of_a_run_that_goes_on_and_no_more(
     assert [e["log"] for e in f.rest()] == ["two", "half"]
     assert f.process.wait(5) == 0
     node.command("stop")
+
+
+def test_the_last_whole_line_of_each_ranks_pace(tmp_path: Path) -> None:
+    folder = tmp_path / "a [run]" / "pace"
+    folder.mkdir(parents=True)
+    (folder / "rank0.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    (folder / "rank1.jsonl").write_text('{"st')
+    (folder / "rank2.jsonl").write_text("x" * 9000 + '\n{"step": 3}\n')
+    (folder / "rank3.jsonl").write_text("[1]\nnonsense\n")
+    assert follow.read_pace(str(folder.parent)) == [{"step": 2}, {"step": 3}]
+    assert follow.read_pace(str(tmp_path)) == []
