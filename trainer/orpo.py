@@ -24,6 +24,7 @@ from trainer.data import MASKED, Collator, encode
 from trainer.errors import RequestError
 from trainer.features import Encode, Encoded
 from trainer.fit import CountingTrainer
+from trainer.process import run_rank
 from trainer.rows import Row
 from trainer.run import Objective, train
 from trainer.tally import EVAL, TRAIN
@@ -202,4 +203,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

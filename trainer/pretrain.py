@@ -23,6 +23,7 @@ from trainer.data import MASKED
 from trainer.errors import RequestError
 from trainer.features import Encode, Encoded, Say
 from trainer.packing import PackedCollator, PackingTrainer, pack_blocks
+from trainer.process import run_rank
 from trainer.rows import Row
 from trainer.run import Objective, Rows, train
 from trainer.tally import EVAL
@@ -119,4 +120,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import set_seed
 
 from trainer import features, model
@@ -17,6 +16,7 @@ from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
 from trainer.metrics import Metrics
 from trainer.pausing import Pause
+from trainer.process import quiet
 
 Rows = Sequence[dict[str, Any]]
 
@@ -46,6 +46,7 @@ class Objective:
 
 def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     """Run it. Every rank of the run calls this."""
+    quiet()
     model_args, data_args, lora_args, training = parse_args(
         argv, objective.data_args, objective.lora_args, objective.training_args
     )
@@ -86,8 +87,6 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
         processing_class=tokenizer,
     )
     fit(trainer, metrics, say, pause)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     if pause.step is not None:
         sys.exit(pause.conclude(training.process_index))
 

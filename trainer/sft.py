@@ -18,6 +18,7 @@ from trainer.args import DataArgs
 from trainer.data import MASKED, Collator, encode, teaches_to_stop
 from trainer.features import Encode, Encoded, Say
 from trainer.packing import PackedCollator, PackingTrainer, pack_whole
+from trainer.process import run_rank
 from trainer.rows import Row
 from trainer.run import Objective, Rows, train
 
@@ -86,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)
