@@ -3,6 +3,8 @@
 What a command needs in several steps is in provision/commands/, its flags too. Exit codes are in
 provision/errors.py. Every command takes --json (one object on stdout, all else
 on stderr); those that change something take --dry-run (reads happen, the plan is printed).
+
+What one command alone works with is imported where it begins: the others start sooner.
 """
 
 import os
@@ -14,13 +16,6 @@ from pathlib import Path
 from invoke import Collection, Context, task
 
 from provision import show
-from provision.build.cache import Layout, cache_dir
-from provision.build.compare import compare_toolchain, without_missing
-from provision.build.shelf import COLUMNS, read_shelf
-from provision.build.spec import parse_build_spec
-from provision.build.toolchain import read_native_level, read_toolchain
-from provision.build.with_source import read_sources
-from provision.commands.building import apply_here, apply_there, gather_targets
 from provision.commands.deploying import apply_planned, gather_deploy
 from provision.commands.flags import (
     BUILD,
@@ -35,46 +30,37 @@ from provision.commands.flags import (
     command,
     helps_of,
 )
+from provision.commands.node_task import node
 from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.reporting import report
-from provision.commands.running import gather_readiness, gather_room
 from provision.commands.runs_tasks import TASKS as OF_RUNS
 from provision.commands.slurm_tasks import slurm
-from provision.commands.standing import node
-from provision.commands.training import apply_train
 from provision.commands.trainer_tasks import TASKS as OF_THE_TRAINER
 from provision.commands.upkeep import clean, envs, rollback, undeploy
-from provision.demo.story import apply_demo
 from provision.deploy.plan import deployed
 from provision.deploy.spec import read_env_spec
 from provision.findings import Report
 from provision.fleet import error_report
 from provision.hosts.drift import drift, lockable, parse_allowed
 from provision.hosts.facts import gather_facts
-from provision.hosts.fit import compare_built
 from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, read_now
 from provision.hosts.parity import compare
 from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
-from provision.hosts.targets import fill_flags
-from provision.launch.prepare import (
-    read_flags,
-    read_program,
-)
-from provision.memory.advise import advise
-from provision.memory.asked import make_asked
-from provision.memory.read import read_model
-from provision.memory.table import headline, part_table, stage_table
-from provision.preflight.deep import evaluate_deep, gather_deep
 from provision.settings import CHECKOUT, DEFAULTS
-from provision.wheel.consistency import compare_inspection, read_manifest_beside
-from provision.wheel.inspect import read_inspection, read_objdump
 from provision.wheel.manifest import read_wheel
 
 
 @command(*BUILD, *FLEET, "on", "with_source", "wheels", "dry_run")
 def build_deepspeed(out, s):
     """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
+    from provision.build.spec import parse_build_spec
+    from provision.build.toolchain import read_native_level
+    from provision.build.with_source import read_sources
+    from provision.commands.building import apply_here, apply_there, gather_targets
+    from provision.hosts.fit import compare_built
+    from provision.hosts.targets import fill_flags
+
     sources, targets = read_sources(s.with_source), gather_targets(out, s)
     flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, targets)
     spec = parse_build_spec(**flags, native=read_native_level(), out=str(s.wheels))
@@ -87,6 +73,9 @@ def build_deepspeed(out, s):
 @task(auto_shortflags=False, help=helps_of("path", "json"))
 def inspect_wheel(_, path, json=False):
     """Say what a DeepSpeed wheel is, whoever built it, and where it contradicts itself."""
+    from provision.wheel.consistency import compare_inspection, read_manifest_beside
+    from provision.wheel.inspect import read_inspection, read_objdump
+
     with show.answer(json=json) as out:
         found = read_inspection(Path(path), read_objdump())
         manifest, findings = read_manifest_beside(Path(path))
@@ -98,6 +87,9 @@ def inspect_wheel(_, path, json=False):
 @command("wheels")
 def wheels(out, s):
     """List the wheels that are there: in the folder of wheels, and in the build cache."""
+    from provision.build.cache import Layout, cache_dir
+    from provision.build.shelf import COLUMNS, read_shelf
+
     now = datetime.now(UTC)
     found = read_shelf(s.wheels, Layout(root=cache_dir(os.environ)))
     out.add(folder=str(s.wheels), wheels=[one.as_json(now) for one in found])
@@ -107,6 +99,12 @@ def wheels(out, s):
 @command(*BUILD)
 def toolchain(out, s):
     """Show what a wheel would be built with here, and everything that would stop the build."""
+    from provision.build.cache import cache_dir
+    from provision.build.compare import compare_toolchain, without_missing
+    from provision.build.spec import parse_build_spec
+    from provision.build.toolchain import read_native_level, read_toolchain
+    from provision.hosts.targets import fill_flags
+
     flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, None)
     flags["accelerator"] = s.accelerator or (None if s.arch else "cpu")
     spec = parse_build_spec(**flags, native=read_native_level())
@@ -167,6 +165,10 @@ def deploy(out, s):
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, "deep")
 def preflight(out, s):
     """Ask every host, and the network between them, whether this run could start now."""
+    from provision.commands.running import gather_readiness
+    from provision.launch.prepare import read_flags
+    from provision.preflight.deep import evaluate_deep, gather_deep
+
     recipe = read_flags(s)
     env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
     with connected_fleet(s) as fleet:
@@ -180,12 +182,22 @@ def preflight(out, s):
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, "runs", "dry_run")
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
+    from provision.commands.training import apply_train
+    from provision.launch.prepare import read_program
+
     apply_train(out, s, read_program(s, CHECKOUT, sys.argv))
 
 
 @command(*FLEET, *TRAIN, "model", "accelerator", *MEMORY)
 def memory(out, s):
     """Plan a run's memory by GPU and host: every ZeRO stage, what fits, and what to change."""
+    from provision.commands.running import gather_room
+    from provision.launch.prepare import read_flags
+    from provision.memory.advise import advise
+    from provision.memory.asked import make_asked
+    from provision.memory.read import read_model
+    from provision.memory.table import headline, part_table, stage_table
+
     spec, room = gather_room(out, s, make_asked(s, read_model(s.model), read_flags(s)))
     advice = advise(spec, room, auto=s.zero_auto)
     out.add(model=spec.model.name, parameters=spec.model.parameters, **advice.as_json())
@@ -199,6 +211,8 @@ def memory(out, s):
 @task(auto_shortflags=False, help=helps_of("folder", "keep", "json"))
 def demo(_, folder=None, keep=False, json=False):
     """Show the whole chain on this machine: two SSH hosts, a wheel, a fine-tune over both."""
+    from provision.demo.story import apply_demo
+
     with show.answer(json=json) as out:
         result = apply_demo(folder=folder, keep=keep, json=json, say=out.say)
         out.add(**result)

@@ -125,6 +125,12 @@ def body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return end - statements[0].lineno + 1 if statements else 0
 
 
+def lazy(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of the imports that a function begins with, the blank one behind them included."""
+    inner = [n for n in function.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    return sum((n.end_lineno or 0) - n.lineno + 1 for n in inner) + bool(inner)
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -231,7 +237,8 @@ def test_tasks_are_thin() -> None:
     path = ROOT / "tasks.py"
     tasks = [f for f in functions(path) if f.decorator_list]
     assert len(tasks) > 3
-    assert not {f.name: body(f) for f in tasks if body(f) > MAX_TASK}
+    lines = {f.name: body(f) - lazy(f) for f in tasks}
+    assert not {name: count for name, count in lines.items() if count > MAX_TASK}
     assert not [f.name for f in tasks if not ast.get_docstring(f)]
     assert not {name for name in imports(path) if name.split(".")[0] == "trainer"}
 

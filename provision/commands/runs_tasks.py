@@ -1,4 +1,7 @@
-"""The commands about runs that were started: from any controller that reaches their hosts."""
+"""The commands about runs that were started: from any controller that reaches their hosts.
+
+What one of them works with is imported where it begins: no other command waits for it.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,15 @@ from typing import Any
 
 from provision import errors
 from provision.commands.flags import FLEET, LOCK, WHEEL, command
-from provision.commands.following import (
-    apply_attach,
-    apply_collected,
-    apply_stopped,
-    gather_logs,
-    gather_wanted,
-)
 from provision.commands.reach import connected_fleet
-from provision.commands.training import apply_resume
 from provision.fleet import error_report
-from provision.launch.runs import COLUMNS, gather_run, gather_runs
-from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
 
 
 @command(*FLEET)
 def runs(out: Any, s: Any) -> None:
     """List the runs on the hosts, whoever started them from wherever: state, step, loss."""
+    from provision.launch.runs import COLUMNS, gather_runs
+
     with connected_fleet(s) as fleet:
         found, failed = gather_runs(fleet)
     now = time.time()
@@ -35,6 +30,10 @@ def runs(out: Any, s: Any) -> None:
 @command("run", *FLEET)
 def status(out: Any, s: Any) -> None:
     """Say how a run does: each rank, step, loss, rate, time left; or how it ended, and why."""
+    from provision.commands.following import gather_wanted
+    from provision.launch.runs import gather_run
+    from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
+
     with connected_fleet(s) as fleet:
         run = gather_run(fleet, gather_wanted(out, s, fleet))
     out.add(**run.as_json())
@@ -48,6 +47,8 @@ def status(out: Any, s: Any) -> None:
 @command("run", *FLEET, "follow", "rank", "host", "tail")
 def logs(out: Any, s: Any) -> None:
     """Show what the ranks of a run print: all hosts' lines, one host's, or one rank's."""
+    from provision.commands.following import gather_logs, gather_wanted
+
     with connected_fleet(s) as fleet:
         gather_logs(out, s, fleet, gather_wanted(out, s, fleet))
 
@@ -55,6 +56,8 @@ def logs(out: Any, s: Any) -> None:
 @command("run", *FLEET, "runs")
 def attach(out: Any, s: Any) -> None:
     """Follow a run to its end, as train does, and collect it; Ctrl-C leaves it running."""
+    from provision.commands.following import apply_attach, gather_wanted
+
     with connected_fleet(s) as fleet:
         apply_attach(out, s, fleet, gather_wanted(out, s, fleet))
 
@@ -62,6 +65,8 @@ def attach(out: Any, s: Any) -> None:
 @command("run", *FLEET, "dry_run")
 def stop(out: Any, s: Any) -> None:
     """Stop a run on all its hosts: SIGTERM, time to save, then SIGKILL; wait until it is gone."""
+    from provision.commands.following import apply_stopped, gather_wanted
+
     with connected_fleet(s) as fleet:
         run = apply_stopped(out, fleet, gather_wanted(out, s, fleet))
     out.add(**run.as_json())
@@ -72,6 +77,8 @@ def stop(out: Any, s: Any) -> None:
 @command("run", *FLEET, "runs", "checkpoints")
 def collect(out: Any, s: Any) -> None:
     """Bring a run's adapter or weights, logs and metrics here, each file held to its hash."""
+    from provision.commands.following import apply_collected, gather_wanted
+
     with connected_fleet(s) as fleet:
         apply_collected(out, s, fleet, gather_wanted(out, s, fleet))
 
@@ -91,6 +98,8 @@ def collect(out: Any, s: Any) -> None:
 )
 def resume(out: Any, s: Any) -> None:
     """Start an ended run again, as it was, from its newest checkpoint whole on all hosts."""
+    from provision.commands.training import apply_resume
+
     apply_resume(out, s)
 
 

@@ -1,4 +1,4 @@
-"""``invoke node``: the person stands on each node, and starts its part of a run there."""
+"""A person stands on each node, and starts its part of a run there: what ``invoke node`` does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from provision.commands.flags import Command, command
 from provision.errors import ConfigError
 from provision.hosts.here import read_here
-from provision.launch.here import apply_node
-from provision.launch.manual import POSITIONS, NodeForm, local_path, parse_node_form, words_after
+from provision.launch.manual import POSITIONS, NodeForm, local_path, parse_node_form
 from provision.launch.plan import LaunchPlan, plan_launch
 from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
 from provision.launch.spec import RunHost, RunSpec
@@ -24,18 +22,6 @@ from provision.show import Answer
 
 #: What the node's own environment says of itself.
 _COMPLETE = Path(".zerofleet/current/complete.json")
-
-
-class NodeCommand(Command):
-    """An Invoke task whose positional arguments may be left out.
-
-    Invoke has required ones only. So those count as positional that are on this command line.
-    """
-
-    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Any]:
-        """The flags, as many of them positional as words stand behind the command's name."""
-        self.positional = list(POSITIONS)[: words_after(sys.argv, "node")]
-        return super().get_arguments(ignore_unknown_help)
 
 
 def read_form(s: Settings) -> tuple[NodeForm, Settings]:
@@ -95,7 +81,7 @@ def make_node_spec(
     """The whole run as this node knows it: every node like this one. ``on``: the accelerator."""
     hosts = tuple(
         RunHost(
-            name=f"node{rank}",
+            name=facts["hostname"] if rank == form.node_rank else f"node_rank {rank}",
             slots=form.nproc_per_node,
             home=str(Path.home()),
             nproc_per_node=form.nproc_per_node,
@@ -116,7 +102,7 @@ def make_node_spec(
         "environ": program.environ,
         "by_hand": form.node_rank,
     }
-    return spec_of(
+    spec = spec_of(
         program,
         common,
         zero=form.zero,
@@ -126,6 +112,7 @@ def make_node_spec(
         objective=s.recipe.stem if "recipe" not in s.given else program.objective,
         overrides=s.set,
     )
+    return replace(spec, secret=form.token)
 
 
 def read_node_plan(out: Answer, s: Settings) -> LaunchPlan:
@@ -139,17 +126,7 @@ def read_node_plan(out: Answer, s: Settings) -> LaunchPlan:
     facts = {
         "interface": found.route(form.master_addr).get("interface"),
         "cores": found["cpu.cores"].value,
+        "hostname": found["hostname"].value or f"node_rank {form.node_rank}",
     }
     spec = make_node_spec(s, form, program, facts, python, accelerator)
     return plan_launch(spec, program.code, script_argv)
-
-
-@command(
-    *POSITIONS, "objective", "offload", "recipe", "set", "model", "data", "output", "script",
-    "code", "env", "launcher", "python", "accelerator", "dry_run", klass=NodeCommand,
-)  # fmt: skip
-def node(out: Answer, s: Settings) -> None:
-    """Start this node's part of a run, standing on it: [zero] [nnodes] [gpus] [addr] [port]."""
-    launch = read_node_plan(out, s)
-    out.plan(launch)
-    out.outcome(apply_node(launch, Path.home(), out.say))

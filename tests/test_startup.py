@@ -1,0 +1,25 @@
+"""How soon a command starts: what only some commands work with is not imported by all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Half a second of every command, all together.
+LATER = {"fabric", "paramiko", "rich", "elftools", "cryptography", "asyncssh", "provision.memory"}
+LATER |= {
+    "provision.build.apply",
+    "provision.build.spec",
+    "provision.demo",
+    "provision.launch.report",
+}
+
+
+def test_a_command_begins_without_what_only_others_need() -> None:
+    code = "import sys, tasks; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not LATER & {*done.stdout.split()}
