@@ -8,13 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Half a second of every command, all together.
-LATER = {"fabric", "paramiko", "rich", "elftools", "cryptography", "asyncssh", "provision.memory"}
-LATER |= {
-    "provision.build.apply",
-    "provision.build.spec",
-    "provision.demo",
-    "provision.launch.report",
-}
+LATER = {"fabric", "paramiko", "rich", "elftools", "cryptography", "asyncssh", "provision.demo"}
+LATER |= {f"provision.{name}" for name in ("memory", "build.apply", "build.spec", "launch.report")}
 
 
 def test_a_command_begins_without_what_only_others_need() -> None:
