@@ -17,6 +17,7 @@ from invoke import Collection, Context, task
 
 from provision import show
 from provision.commands.deploying import apply_planned, gather_deploy
+from provision.commands.environments import read_spec
 from provision.commands.flags import (
     BUILD,
     FLEET,
@@ -30,6 +31,7 @@ from provision.commands.flags import (
     command,
     helps_of,
 )
+from provision.commands.locking import lock_env
 from provision.commands.node_task import node
 from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
@@ -39,7 +41,6 @@ from provision.commands.slurm_tasks import slurm
 from provision.commands.trainer_tasks import TASKS as OF_THE_TRAINER
 from provision.commands.upkeep import clean, envs, rollback, undeploy
 from provision.deploy.plan import deployed
-from provision.deploy.spec import read_env_spec
 from provision.findings import Report
 from provision.fleet import error_report
 from provision.hosts.drift import drift, lockable, parse_allowed
@@ -48,7 +49,6 @@ from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, re
 from provision.hosts.parity import compare
 from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.settings import CHECKOUT, DEFAULTS
-from provision.wheel.manifest import read_wheel
 
 
 @command(*BUILD, *FLEET, "on", "with_source", "wheels", "dry_run")
@@ -154,7 +154,7 @@ def lock(out, s):
 @command(*FLEET, *WHEEL, "env_source", "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
-    spec = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    spec = read_spec(s)
     with connected_fleet(s) as fleet:
         first = gather_deploy(out, s, fleet, spec)
         out.plan(first.plan)
@@ -170,7 +170,7 @@ def preflight(out, s):
     from provision.preflight.deep import evaluate_deep, gather_deep
 
     recipe = read_flags(s)
-    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    env = read_spec(s)
     with connected_fleet(s) as fleet:
         ready = gather_readiness(out, s, fleet, env, recipe)
         out.report(ready.report, full=True)
@@ -227,6 +227,7 @@ ns = Collection(
     hosts,
     parity,
     lock,
+    lock_env,
     push,
     deploy,
     envs,

@@ -44,6 +44,11 @@ class Settings:
     wheels: Path
     wheel: str | None
     env_source: str
+    env_lock: Path | None
+    packages: str | None
+    requirements: Path | None
+    upgrade: bool
+    glibc: str | None
     runs: Path
     accelerator: str | None
     ops: str | None
@@ -137,8 +142,8 @@ class Settings:
 
 
 _PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file", "script", "code"}
-_PATHS |= {"shared", "file"}
-_LISTS = {"ops", "allow_drift", "arch"}
+_PATHS |= {"shared", "file", "env_lock", "requirements"}
+_LISTS = {"ops", "allow_drift", "arch", "packages", "glibc"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node", "restarts"}
@@ -179,7 +184,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     values["lock_file"] = values["lock_file"] or values["hosts"].parent / LOCK_NAME
     for key in _LISTS:
         if isinstance(values[key], list):
-            values[key] = ",".join(str(one) for one in values[key])
+            values[key] = (" " if key == "packages" else ",").join(map(str, values[key]))
         elif values[key] is not None:
             values[key] = str(values[key])  # YAML reads arch: 8.0 as a number
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})

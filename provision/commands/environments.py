@@ -7,25 +7,45 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from provision.build.cache import cache_dir
+from provision.deploy.env_lock import LOCK_NAME
 from provision.deploy.fetch import apply_fetch
 from provision.deploy.plan import has_environment, plan_deploy
 from provision.deploy.platform import oldest
-from provision.deploy.spec import EnvSpec
+from provision.deploy.spec import EnvSpec, read_env_spec
 from provision.deploy.verdict import Needs, compare_deploy
 from provision.deploy.wheelhouse import Wheelhouse, read_wheelhouse
 from provision.errors import ConfigError
 from provision.findings import Report
 from provision.hosts.facts import HostFacts
-from provision.settings import Settings
+from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
 from provision.steps import Put
+from provision.wheel.manifest import WheelManifest, read_wheel
 
 WHEELHOUSE, INDEX = "wheelhouse", "index"
+#: The tested set of packages, made from locks/train.in.
+SHIPPED_LOCK = CHECKOUT / "locks" / "train.lock"
 
 
 def wheelhouse_dir() -> Path:
     """Where wheels for hosts are kept: beside the build cache."""
     return cache_dir(os.environ).parent / "wheelhouse"
+
+
+def own_lock(s: Settings) -> Path:
+    """Where a project's own lock of packages is, or would be."""
+    return s.env_lock or s.hosts.parent / LOCK_NAME
+
+
+def read_lock_path(s: Settings) -> Path:
+    """The lock that counts: the one that is named, else the project's own, else the checkout's."""
+    own = own_lock(s)
+    return own if s.env_lock or own.exists() else SHIPPED_LOCK
+
+
+def read_spec(s: Settings, manifest: WheelManifest | None = None) -> EnvSpec:
+    """The environment that every host is to have, with the wheel of the settings or this one."""
+    return read_env_spec(read_lock_path(s), s.wheels, manifest or read_wheel(s.wheels, s.wheel))
 
 
 def read_house(s: Settings, spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Wheelhouse | None:

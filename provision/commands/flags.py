@@ -50,6 +50,12 @@ HELP = {
     "wheel": "file name of the wheel, where the folder of wheels holds several",
     "env_source": "wheelhouse (default: downloaded here, pushed, hosts need no index), or index "
     "(each host's own pip downloads)",
+    "env_lock": "the packages of the hosts' environment (default: zerofleet.env.lock beside the "
+    "hosts file, where there is one; else locks/train.lock of this checkout)",
+    "packages": "what the environment is to have besides, as in 'einops>=0.8 bitsandbytes'",
+    "requirements": "a file of such packages, one a line",
+    "upgrade": "take the newest versions; else those of the lock stay where they can",
+    "glibc": "the hosts' oldest glibc, as in 2.28: lock for it, and ask no host",
     "wheels": "folder of built wheels (default: wheels/ of this checkout)",
     "model": "model folder on the hosts (absolute, or from ~/), or the name of a cached hub model",
     "data": "file or folder of rows on the hosts; several separated by commas",
@@ -138,7 +144,7 @@ BUILD = (
     "jobs",
 )
 FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
-WHEEL = ("wheel", "wheels")
+WHEEL = ("wheel", "wheels", "env_lock")
 TRAIN = ("zero", "offload", "recipe", "set")
 MACHINES = ("gpus", "nodes", "gpu_memory", "host_memory")
 SHAPE = ("method", "objective", "seq", "batch", "accum", "checkpointing", "attn", "precision")
@@ -172,6 +178,7 @@ _SWITCHES = (
     "wide",
     "partial",
     "pushed",
+    "upgrade",
     "with_runs",
     "follow",
     "detach",

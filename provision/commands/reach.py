@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from provision.deploy.spec import read_env_spec
+from provision.commands.environments import read_spec
 from provision.fleet import Fleet, connected, error_report
 from provision.hosts.facts import HostFacts, gather_facts
 from provision.inventory import Inventory, read_inventory
 from provision.launch.include import Choice, choose
 from provision.remote import SshOptions
-from provision.settings import CHECKOUT, Settings
+from provision.settings import Settings
 from provision.show import Answer
 from provision.wheel.manifest import WheelManifest, read_wheel, read_wheels
 
@@ -51,4 +51,4 @@ def read_wheel_and_lock(out: Answer, s: Settings) -> tuple[WheelManifest | None,
     """The wheel that hosts are held against, and its environment's name; None twice if none."""
     manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
     out.say(f"wheel: {manifest or f'none in {s.wheels}: hosts against each other only'}")
-    return manifest, read_env_spec(CHECKOUT, s.wheels, manifest).name if manifest else None
+    return manifest, read_spec(s, manifest).name if manifest else None

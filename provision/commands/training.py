@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from provision.commands.environments import read_spec
 from provision.commands.following import gather_wanted
 from provision.commands.reach import connected_fleet
 from provision.commands.running import gather_readiness, read_ended
-from provision.deploy.spec import EnvSpec, read_env_spec
+from provision.deploy.spec import EnvSpec
 from provision.errors import ConfigError
 from provision.fleet import Fleet
 from provision.launch.apply import RunResult, apply_launch, apply_start
@@ -24,7 +25,6 @@ from provision.launch.resume import gather_checkpoints, plan_resume
 from provision.script import script_argv
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
-from provision.wheel.manifest import read_wheel
 
 
 def apply_train(out: Answer, s: Settings, program: Program) -> None:
@@ -36,7 +36,7 @@ def apply_train(out: Answer, s: Settings, program: Program) -> None:
             expected="0 or more, and a controller that stays to see the failure",
             remedy="leave out one of them",
         )
-    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    env = read_spec(s)
     with connected_fleet(s) as fleet:
         result = _apply_one(out, s, fleet, env, program)
         for left in range(s.retries, 0, -1):

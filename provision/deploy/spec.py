@@ -12,6 +12,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from provision.deploy.env_lock import require_fits
 from provision.deploy.platform import Platform
 from provision.deploy.wheelhouse import parse_pins
 from provision.errors import ConfigError
@@ -82,7 +83,7 @@ def platform_for(manifest: WheelManifest) -> Platform:
 def make_env_spec(
     lock: str, manifest: WheelManifest, wheel: Path, extras: tuple[ExtraWheel, ...] = ()
 ) -> EnvSpec:
-    """The environment for a wheel: ``lock`` is the text of locks/train.lock.
+    """The environment for a wheel: ``lock`` is the text of a lock, such as locks/train.lock.
 
     Raises ConfigError if the manifest does not say which torch files it was built against, or an
     extra wheel needs what the environment will not have.
@@ -141,7 +142,7 @@ def _require_satisfied(
                     f"{extra.wheel}, in place of the locked {extra.name}",
                     found=f"{requirement.name} {found}" if found else f"no {requirement.name}",
                     expected=f"{requirement}, which it requires",
-                    remedy="build a release that fits locks/train.lock, or take the wheel away",
+                    remedy="make a lock that has it (invoke lock-env), or take the wheel away",
                 )
 
 
@@ -152,7 +153,21 @@ def _required(extra: ExtraWheel, manifest: WheelManifest) -> list[Requirement]:
     return [one for one in found if one.marker is None or one.marker.evaluate(markers)]
 
 
-def read_env_spec(checkout: Path, wheels: Path, manifest: WheelManifest) -> EnvSpec:
-    """The environment of this checkout's lock with a built wheel, and the extra ones beside it."""
-    lock = (checkout / "locks" / "train.lock").read_text(encoding="utf-8")
-    return make_env_spec(lock, manifest, wheels / manifest.wheel, read_extras(wheels))
+def read_env_lock(path: Path) -> str:
+    """The text of a lock; ConfigError if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"lock {path}",
+            found=error.strerror if isinstance(error, OSError) else "not UTF-8 text",
+            expected="a lock of packages, with hashes",
+            remedy="make it (invoke lock-env), or name yours with --env-lock FILE",
+        ) from None
+
+
+def read_env_spec(lock: Path, wheels: Path, manifest: WheelManifest) -> EnvSpec:
+    """The environment of a lock with a built wheel, and the extra ones beside it."""
+    text = read_env_lock(lock)
+    require_fits(text, manifest, str(lock))
+    return make_env_spec(text, manifest, wheels / manifest.wheel, read_extras(wheels))

@@ -112,3 +112,11 @@ def test_a_count_is_a_number_or_not_given(flag: str) -> None:
     assert getattr(make_settings({}, {flag: "0"}, Path("/")), flag) == 0
     with pytest.raises(ConfigError, match=f"--{flag}: found 'x', expected a number"):
         make_settings({}, {flag: "x"}, Path("/"))
+
+
+def test_packages_are_words_or_a_list_and_a_glibc_is_no_number():
+    assert make_settings({"packages": ["a>=1,<2", "b"], "glibc": 2.28}, {}, HERE).packages == (
+        "a>=1,<2 b"
+    )
+    assert make_settings({"glibc": 2.28}, {}, HERE).glibc == "2.28"
+    assert make_settings({"env_lock": "my.lock"}, {}, HERE).env_lock == HERE / "my.lock"
