@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from provision.errors import ConfigError
 from provision.launch.spec import RunSpec
+from provision.preflight import mesh
 
 
 def heartbeat_ports(spec: RunSpec) -> tuple[int, ...]:
-    """Each node's UDP port: master_port's number, and the next ones where hosts share an address.
-
-    So that one number is what a firewall has to let through, and two runs that may not share a
-    master_port don't share these either.
-    """
-    seen: Counter[str | None] = Counter()
-    ports = []
-    for host in spec.hosts:
-        ports.append(spec.master_port + seen[host.address])
-        seen[host.address] += 1
-    return tuple(ports)
+    """Each node's UDP port, as preflight tested it."""
+    return mesh.heartbeat_ports([host.address for host in spec.hosts], spec.master_port)
 
 
 def peers_json(spec: RunSpec, node_rank: int) -> dict[str, object] | None:

@@ -1,6 +1,9 @@
 """One host's end of the mesh test: listen as a run would, and dial every other host.
 
-    mesh.py MASTER_PORT PORTS    MASTER_PORT 0: not node 0; PORTS: how many to sample
+    mesh.py MASTER_PORT PORTS ADDRESS UDP_PORT
+
+MASTER_PORT 0: not node 0. PORTS: how many to sample. UDP_PORT: the heartbeat's, on ADDRESS; 0 in a
+run that has none.
 
 A conversation over stdin and stdout. Every answer is a JSON object between sentinels, on a line of
 its own; every order is a JSON object on a line:
@@ -8,7 +11,8 @@ its own; every order is a JSON object on a line:
     (at the start)                              what is listened on, and what names mean here
     {"do": "dial", "token", "me", "master", "peers"}
                                                 the master port; every peer's ports, full packets
-                                                and small exchanges (``me``: own place among them)
+                                                and small exchanges (``me``: own place among them);
+                                                which peers' datagrams came
     {"do": "burst", "peer": N}                  bytes/s to that peer
 
 The token comes over stdin, so ``ps`` shows none, and it never crosses the network: both ends show
@@ -39,6 +43,7 @@ from functools import partial
 from typing import Any, Callable
 
 from provision.onhost.converse import live, reply
+from provision.onhost.datagrams import bind, hear
 
 LIFETIME = 600.0
 #: Three SYNs fit in it: Linux sends them at 0, 1 and 3 s (RFC 6298), so one lost packet, or two, is
@@ -144,16 +149,17 @@ def path_mtu(peer: socket.socket) -> int | None:
 # ---------------------------------------------------------------------------------- listening
 
 
-def holder_of(port: int) -> str:
-    """Who listens on a TCP port, as far as this user may see: "pid 12 (python3)"."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+def holder_of(port: int, kind: str = "tcp") -> str:
+    """Who listens on a port, as far as this user may see: "pid 12 (python3)"."""
+    # As include/net/tcp_states.h has them: a TCP socket listens, a UDP one is bound ("close").
+    inodes, state = set(), {"tcp": "0A", "udp": "07"}[kind]
+    for table in ("/proc/net/" + kind, "/proc/net/%s6" % kind):
         try:
             with open(table) as stream:
                 rows = [line.split() for line in stream.readlines()[1:]]
         except OSError:
             continue
-        inodes |= {r[9] for r in rows if r[3] == "0A" and int(r[1].rsplit(":", 1)[1], 16) == port}
+        inodes |= {r[9] for r in rows if r[3] == state and int(r[1].rsplit(":", 1)[1], 16) == port}
     for fd in glob.glob("/proc/[0-9]*/fd/*"):
         try:
             target = os.readlink(fd)
@@ -436,20 +442,22 @@ def dial_peer(dialler: Dialler, pool: ThreadPoolExecutor, peer: dict[str, Any]) 
     return answer
 
 
-def dial_all(dialler: Dialler, order: dict[str, Any]) -> dict[str, Any]:
+def dial_all(dialler: Dialler, order: dict[str, Any], wire: socket.socket | None) -> dict[str, Any]:
     """The master port, and every peer: the next one first, so that no host is everybody's first."""
     peers, me, (name, port) = order["peers"], order["me"], order["master"]
     turn = [peers[(me + step) % len(peers)] for step in range(1, len(peers))]
     with ThreadPoolExecutor(128) as ports, ThreadPoolExecutor(16) as some:
         master = ports.submit(dialler.reach, name, port)
+        heard = wire and ports.submit(hear, wire, dialler.token, me, peers)
         asked = {peer["host"]: some.submit(dial_peer, dialler, ports, peer) for peer in turn}
         return {
             "master": dict(resolve(name), reached=master.result()),
             "peers": {host: future.result() for host, future in asked.items()},
+            "heard": heard.result() if heard else None,
         }
 
 
-def converse(listener: Listener) -> None:
+def converse(listener: Listener, wire: socket.socket | None) -> None:
     """Do what the controller says, until it says no more."""
     dialler = Dialler(b"")
     peers: list[dict[str, Any]] = []
@@ -459,12 +467,19 @@ def converse(listener: Listener) -> None:
             listener.token = bytes.fromhex(order["token"])
             listener.knows.set()
             dialler, peers = Dialler(listener.token), order["peers"]
-            reply(dial_all(dialler, order))
+            reply(dial_all(dialler, order, wire))
         else:
             reply(attempt(partial(dialler.burst, peers[order["peer"]])))
 
 
-def start(master_port: int, count: int) -> None:
+def why_taken(error: Exception, port: int, kind: str) -> str:
+    """Why a port can't be listened on, and who holds it."""
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "in use by " + holder_of(port, kind)
+    return reason(error)
+
+
+def start(master_port: int, count: int, address: str, udp_port: int) -> None:
     """Listen, say so, converse."""
     low, high = port_range()
     servers = sample_ports(low, high, count)
@@ -480,13 +495,18 @@ def start(master_port: int, count: int) -> None:
         try:
             servers.append(listen_on(master_port))
         except OSError as error:
-            used = error.errno == errno.EADDRINUSE
-            found = "in use by " + holder_of(master_port) if used else reason(error)
-            hello["master_error"] = found
+            hello["master_error"] = why_taken(error, master_port, "tcp")
+    wire = None
+    if udp_port:
+        try:
+            wire = bind(address, udp_port)
+            hello["udp"] = udp_port
+        except (OSError, OverflowError) as error:
+            hello["udp_error"] = "%d %s" % (udp_port, why_taken(error, udp_port, "udp"))
     listener = Listener(servers)
     threading.Thread(target=listener.serve, daemon=True).start()
     reply(hello)
-    converse(listener)
+    converse(listener, wire)
 
 
 if __name__ == "__main__":
@@ -495,5 +515,5 @@ if __name__ == "__main__":
     timer.daemon = True
     timer.start()
     threading.Thread(target=live, daemon=True).start()
-    start(int(sys.argv[1]), int(sys.argv[2]))
+    start(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     os._exit(0)  # threads that serve are not waited for

@@ -8,6 +8,7 @@ from typing import Any
 from provision.errors import ProvisionError
 from provision.findings import Finding, Level, Report
 from provision.hosts.facts import HostFacts
+from provision.preflight.beats import judge_beats
 from provision.preflight.gpus import judge_gpus
 from provision.preflight.judge import Judge
 from provision.preflight.limits import judge_among, judge_limits
@@ -23,6 +24,7 @@ def evaluate(
     """All findings of all hosts, host by host."""
     answers = {h: a for h, a in ready.hosts.items() if not isinstance(a, ProvisionError)}
     links = judge_mesh(wanted.mesh, ready.mesh, facts)
+    beats = judge_beats(wanted.mesh, ready.mesh, facts)
     among = judge_among(wanted, facts, answers)
     same = {
         subject: judge_bytes(subject, _digests(subject, answers), path)
@@ -39,6 +41,7 @@ def evaluate(
         findings += judge_way(host, ways[host])
         findings += _own_name(judge, ways[host], ready.mesh.hellos.get(host, {}))
         findings += links.get(host, ())
+        findings += [f for f in beats if f.host == host]
     return Report(findings=tuple(findings))
 
 

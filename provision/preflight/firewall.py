@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from provision.hosts.facts import HostFacts
 
 
-def opening(host: str, facts: HostFacts, sources: Mapping[str, str], ports: str) -> str:
-    """How to let TCP ``ports`` ("29500", "32768-60999") in on a host, as a line to paste.
+def opening(
+    host: str, facts: HostFacts, sources: Mapping[str, str], ports: str, protocol: str = "tcp"
+) -> str:
+    """How to let ``ports`` ("29500", "32768-60999") in on a host, as a line to paste.
 
-    ``sources``: host → the address that it comes from.
+    ``sources``: host → the address that it comes from. ``protocol``: tcp or udp.
     """
     addresses = list(sources.values())
     where = f"on {host}, as root"
@@ -22,25 +24,29 @@ def opening(host: str, facts: HostFacts, sources: Mapping[str, str], ports: str)
         return f"{where}: {command}"
     if tool == "ufw":
         span = ports.replace("-", ":")
-        rules = [f"ufw allow proto tcp from {each} to any port {span}" for each in addresses]
+        rules = [f"ufw allow proto {protocol} from {each} to any port {span}" for each in addresses]
         return f"{where}: {' && '.join(rules)}"
     if tool == "nft":
         version = "ip6" if ":" in both else "ip"
         chain = _input_chain(facts)
-        rule = f"{version} saddr {{ {both} }} tcp dport {ports} accept"
+        rule = f"{version} saddr {{ {both} }} {protocol} dport {ports} accept"
         return f"{where}: nft insert rule {chain} '{rule}'"
     if tool == "iptables":
         command = "ip6tables" if ":" in both else "iptables"
         span = ports.replace("-", ":")
-        return f"{where}: {command} -I INPUT -p tcp -s {both} --dport {span} -j ACCEPT"
+        return f"{where}: {command} -I INPUT -p {protocol} -s {both} --dport {span} -j ACCEPT"
     return (
-        f"open TCP {ports} for {both} on {host} and on the way to it "
+        f"open {protocol.upper()} {ports} for {both} on {host} and on the way to it "
         f"(as root there: nft list ruleset, or iptables -S)"
     )
 
 
 def mending(
-    listener: str, sources: Mapping[str, str], ports: str, facts: Mapping[str, HostFacts]
+    listener: str,
+    sources: Mapping[str, str],
+    ports: str,
+    facts: Mapping[str, HostFacts],
+    protocol: str = "tcp",
 ) -> str:
     """What to do about ``ports`` of a host that ``sources`` don't reach.
 
@@ -48,7 +54,7 @@ def mending(
     that drops the replies, or something between them.
     """
     if not facts[listener]["firewall"].absent:
-        return opening(listener, facts[listener], sources, ports)
+        return opening(listener, facts[listener], sources, ports, protocol)
     filters = [source for source in sources if not facts[source]["firewall"].absent]
     if filters:
         return (
@@ -56,8 +62,8 @@ def mending(
             "replies, or what goes out (as root there: nft list ruleset)"
         )
     return (
-        f"no host here filters that: open TCP {ports} between {', '.join(sources)} and {listener} "
-        "(security groups, switches, routers)"
+        f"no host here filters that: open {protocol.upper()} {ports} between {', '.join(sources)} "
+        f"and {listener} (security groups, switches, routers)"
     )
 
 

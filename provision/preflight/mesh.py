@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,20 @@ RETRY_BELOW = 0.5
 RETRIES = 3
 
 
+def heartbeat_ports(addresses: Sequence[str | None], master_port: int) -> tuple[int, ...]:
+    """Each node's UDP port: master_port's number, and the next ones where hosts share an address.
+
+    So that one number is what a firewall has to let through, and two runs that may not share a
+    master_port don't share these either.
+    """
+    seen: Counter[str | None] = Counter()
+    ports = []
+    for address in addresses:
+        ports.append(master_port + seen[address])
+        seen[address] += 1
+    return tuple(ports)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MeshWanted:
     """What is tested. ``addresses``: the address of each host that a run would use, in order.
@@ -47,6 +62,12 @@ class MeshWanted:
     def hosts(self) -> tuple[str, ...]:
         """The hosts, in node_rank order."""
         return tuple(self.addresses)
+
+    @property
+    def heartbeats(self) -> dict[str, int]:
+        """Each host's UDP port for the heartbeat; 0 where a run has none, that of one host."""
+        ports = heartbeat_ports(tuple(self.addresses.values()), self.master_port)
+        return dict(zip(self.hosts, ports if len(ports) > 1 else (0,), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +118,8 @@ def gather_mesh(fleet: Fleet, wanted: MeshWanted, say: Say) -> Mesh:
 
     def begin(remote: Remote) -> dict[str, object]:
         port = wanted.master_port if remote.label == wanted.hosts[0] else 0
-        talks[remote.label] = remote.talk("mesh", [str(port), str(count)])
+        where = [wanted.addresses[remote.label], str(wanted.heartbeats[remote.label])]
+        talks[remote.label] = remote.talk("mesh", [str(port), str(count), *where])
         return talks[remote.label].receive(_HELLO_SECONDS)
 
     try:
@@ -148,7 +170,12 @@ def _dial(
 ) -> dict[str, dict[str, Any]]:
     token = secrets.token_hex(32)
     peers = [
-        {"host": host, "address": wanted.addresses[host], "ports": hello["ports"]}
+        {
+            "host": host,
+            "address": wanted.addresses[host],
+            "ports": hello["ports"],
+            "udp": hello.get("udp"),
+        }
         for host, hello in hellos.items()
     ]
     master = [wanted.master_addr, wanted.master_port]

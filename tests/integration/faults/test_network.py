@@ -41,7 +41,9 @@ def rename(node: Node, address: str) -> None:
     file.write_text(text.replace("10.77.0.1 node1\n", f"{address} node1\n"))
 
 
-CLOSED = (("node3", "master port"), ("node2", "ports"), ("node4", "packets"))
+CLOSED = (
+    ("node3", "master port"), ("node3", "heartbeat port"), ("node2", "ports"), ("node4", "packets"),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,7 @@ def closed(mended: Mended) -> Said:
     with mended() as hosts:
         firewall(hosts["node1"], f"ip saddr 10.77.0.3 tcp dport {PORT}")
         firewall(hosts["node2"], f"ip saddr {PEERS} tcp dport 32768-60999")
+        lose(hosts["node3"], f"udp dport {PORT}")
         lose(hosts["node4"], "meta length > 1400")
         return hosts.preflight("--master-port", PORT)
 
@@ -58,6 +61,12 @@ def test_the_master_port_closed_to_one_host(closed: Said) -> None:
     line = closed.line("node3", "master port", *CLOSED)
     assert f"found no answer in 3.5 s, expected 10.77.0.1:{PORT} reached: on node1" in line
     assert f"'ip saddr {{ 10.77.0.3 }} tcp dport {PORT} accept'" in line
+
+
+def test_the_heartbeat_s_port_closed_to_all(closed: Said) -> None:
+    line = closed.line("node3", "heartbeat port", *CLOSED)
+    assert f"found UDP {PORT} from node1, node2, node4 blocked, expected datagrams" in line
+    assert f"udp dport {PORT} accept" in line
 
 
 def test_the_ephemeral_range_closed_one_way(closed: Said) -> None:

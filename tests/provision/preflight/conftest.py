@@ -75,6 +75,7 @@ def dial(host):
     return {
         "master": {"addresses": ["10.0.0.1"], "reached": 0.002},
         "peers": {other: deepcopy(peer) for other in NODES if other != host},
+        "heard": [other for other in NODES if other != host],
     }
 
 
@@ -82,6 +83,7 @@ def dial(host):
 def mesh():
     """What a healthy network gives."""
     hello = {"ports": [33001], "range": [32768, 60999], "own": {"addresses": ["127.0.1.1"]}}
+    hello["udp"] = 29500
     return Mesh(
         hellos={h: {**hello, "network": n, "hostname": h} for n, h in enumerate(NODES)},
         dials={host: dial(host) for host in NODES},

@@ -117,6 +117,7 @@ def test_every_host_reaches_every_other(wanted, monkeypatch):
         assert dials["master"]["addresses"] == ["127.0.0.11"]
         assert isinstance(dials["master"]["reached"], float)
         assert set(dials["peers"]) == set(ADDRESSES) - {host}
+        assert set(dials["heard"]) == set(ADDRESSES) - {host}
         for peer in dials["peers"].values():
             assert all(isinstance(seconds, float) for seconds in peer["ports"].values())
             assert peer["packets"]["up"] == peer["packets"]["down"] == peer["packets"]["of"]
@@ -133,6 +134,27 @@ def test_an_occupied_master_port_names_its_holder_and_ends_there(wanted, port):
     assert found.dials == {}
 
 
+def test_a_taken_heartbeat_port_names_its_holder_and_the_others_hear_one_another(
+    wanted, port, monkeypatch
+):
+    monkeypatch.setattr(mesh, "RETRIES", 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.12", port))
+        found = gather_mesh(Local(), wanted, lambda _: None)
+    assert found.hellos["node2"]["udp_error"].startswith(f"{port} in use by pid {os.getpid()} (")
+    heard = {host: dial["heard"] for host, dial in found.dials.items()}
+    assert heard == {"node1": ["node3"], "node2": None, "node3": ["node1"]}
+
+
+def test_heartbeat_ports_of_hosts_that_share_an_address_and_of_one_alone():
+    def ports(**addresses):
+        wanted = MeshWanted(addresses=addresses, master_addr="x", master_port=29500)
+        return list(wanted.heartbeats.values())
+
+    assert ports(a="10.0.0.1", b="10.0.0.1", c="10.0.0.2") == [29500, 29501, 29500]
+    assert ports(a="10.0.0.1") == [0]
+
+
 def test_a_host_that_gives_no_answer_is_an_error_and_the_others_go_on(wanted, monkeypatch):
     monkeypatch.setattr(mesh, "RETRIES", 0)
     found = gather_mesh(Local(broken=("node2",)), wanted, lambda _: None)
@@ -142,7 +164,7 @@ def test_a_host_that_gives_no_answer_is_an_error_and_the_others_go_on(wanted, mo
 
 
 def test_who_does_not_know_the_token_gets_no_answer(port):
-    agent = Pipes(sent(str(port), "1"))
+    agent = Pipes(sent(str(port), "1", "127.0.0.1", "0"))
     with closing(agent):
         talk = Talk(label="node1", channel=agent)
         talk.receive(10)
@@ -159,7 +181,7 @@ def test_something_else_on_the_port_is_not_taken_for_ours(port):
     """A server that answers, but does not know the token, as behind a wrong address."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         other_port = other.getsockname()[1]
-        agent = Pipes(sent("0", "1"))
+        agent = Pipes(sent("0", "1", "127.0.0.1", "0"))
         with closing(agent):
             talk = Talk(label="node1", channel=agent)
             talk.receive(10)
@@ -174,14 +196,14 @@ def test_something_else_on_the_port_is_not_taken_for_ours(port):
 
 
 def test_an_agent_ends_with_its_controller():
-    agent = Pipes(sent("0", "1"))
+    agent = Pipes(sent("0", "1", "127.0.0.1", "0"))
     Talk(label="node1", channel=agent).receive(10)
     agent.close()
     assert agent.process.returncode == 0
 
 
 def test_a_talk_that_ended_says_so():
-    agent = Pipes(sent("0", "1"))
+    agent = Pipes(sent("0", "1", "127.0.0.1", "0"))
     with closing(agent):
         talk = Talk(label="node1", channel=agent)
         talk.receive(10)
