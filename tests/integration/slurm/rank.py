@@ -1,0 +1,33 @@
+"""What the tests have torchrun start: says who it is, then does as it is told.
+
+rank.py wait     wait for ever on a job's first attempt; be done on any other
+rank.py raise    rank 3 raises, all others wait for ever
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing.errors import record
+
+NAMES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@record
+def main() -> None:
+    me = {name: os.environ[name] for name in NAMES}
+    attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
+    me |= {"host": socket.gethostname(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    file = Path(os.environ["ZEROFLEET_RUN_DIR"], f"attempt-{attempt}", f"rank{me['RANK']}.json")
+    file.write_text(json.dumps(me))
+    if sys.argv[1] == "wait" and attempt != "0":
+        return
+    if sys.argv[1] == "raise" and me["RANK"] == "3":
+        raise ValueError("the third of all ranks has had enough")
+    time.sleep(600)
+
+
+main()
