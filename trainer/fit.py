@@ -129,14 +129,15 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
 
 
-def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None], pause: Pause) -> None:
+def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this.
 
-    A run that was told to pause ends after the checkpoint that it then saved.
+    A run that was asked to pause ends after the checkpoint that it then saved.
     """
     training = trainer.args
     trainer.add_callback(Recorder(trainer, metrics, say))
     trainer.add_callback(Pace(trainer))
+    pause = Pause.of_environ()
     trainer.add_callback(pause)
     trainer.add_callback(CompleteOnEachHost(trainer, metrics.write))
     spread_saving(trainer, say)
@@ -146,7 +147,8 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None], pause: P
     result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
     if pause.step is not None:
         metrics.write("paused", step=pause.step, total_steps=trainer.state.max_steps)
-        say(f"told to pause: saved at step {pause.step} of {trainer.state.max_steps}")
+        say(f"asked to pause: saved at step {pause.step} of {trainer.state.max_steps}")
+        pause.conclude(training.process_index)
         return
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)

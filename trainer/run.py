@@ -15,7 +15,6 @@ from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
 from trainer.metrics import Metrics
-from trainer.pausing import Pause
 from trainer.process import quiet
 
 Rows = Sequence[dict[str, Any]]
@@ -50,7 +49,6 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     model_args, data_args, lora_args, training = parse_args(
         argv, objective.data_args, objective.lora_args, objective.training_args
     )
-    pause = Pause.of_environ()
     metrics = Metrics.of_rank(training.process_index)
 
     def say(line: str) -> None:
@@ -86,9 +84,7 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
         data_collator=objective.collator(tokenizer, data_args),
         processing_class=tokenizer,
     )
-    fit(trainer, metrics, say, pause)
-    if pause.step is not None:
-        sys.exit(pause.conclude(training.process_index))
+    fit(trainer, metrics, say)
 
 
 def _network(
