@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "torch": TORCH,
     "cpu": "auto",
     "zero": 2,
+    "deepspeed": None,
     "offload": "none",
     "method": None,
     "objective": None,

@@ -65,6 +65,7 @@ class Settings:
     zero: int
     zero_auto: bool
     offload: str
+    deepspeed: Path | None
     method: str | None
     objective: str | None
     gpus: str | None
@@ -142,7 +143,7 @@ class Settings:
 
 
 _PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file", "script", "code"}
-_PATHS |= {"shared", "file", "env_lock", "requirements"}
+_PATHS |= {"deepspeed", "shared", "file", "env_lock", "requirements"}
 _LISTS = {"ops", "allow_drift", "arch", "packages", "glibc"}
 #: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}

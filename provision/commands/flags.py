@@ -62,6 +62,7 @@ HELP = {
     "output": "folder on the hosts for checkpoints and adapter (default: in the run's own folder); "
     "merge, export: folder of this machine that the result comes to",
     "zero": "ZeRO stage: 1, 2, 3 (default 2), or auto: the fastest that fits the hosts",
+    "deepspeed": "a DeepSpeed configuration of your own, in place of --zero and --offload",
     "offload": "what is kept in host memory: none (default), optimizer, or all (stage 3)",
     "recipe": "YAML file of trainer flags (default recipes/sft.yaml)",
     "set": "a trainer flag over the recipe's, as in --set max_steps=50; may be given several times",
@@ -145,7 +146,7 @@ BUILD = (
 )
 FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
 WHEEL = ("wheel", "wheels", "env_lock")
-TRAIN = ("zero", "offload", "recipe", "set")
+TRAIN = ("zero", "offload", "deepspeed", "recipe", "set")
 MACHINES = ("gpus", "nodes", "gpu_memory", "host_memory")
 SHAPE = ("method", "objective", "seq", "batch", "accum", "checkpointing", "attn", "precision")
 MEMORY = (*MACHINES, *SHAPE, "lora_rank")
@@ -218,7 +219,8 @@ def command(*flags: str, klass: type[Command] = Command) -> Callable[[Body], Any
             json, dry_run = given.pop("json"), given.pop("dry_run", False)
             with show.answer(json=json, dry_run=dry_run) as out:
                 _require_values(given, body.__name__.replace("_", "-"))
-                body(out, read_settings(c.config.zerofleet, **given))
+                settings = read_settings(c.config.zerofleet, **given)
+                body(out, _with_own_config(settings) if settings.deepspeed else settings)
 
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         defaults = {
@@ -238,6 +240,12 @@ def command(*flags: str, klass: type[Command] = Command) -> Callable[[Body], Any
         return task(run, klass=klass, name=name, auto_shortflags=False, **more)
 
     return decorate
+
+
+def _with_own_config(settings: Settings) -> Settings:
+    from provision.launch.own_config import read_into
+
+    return read_into(settings)
 
 
 def _require_values(given: Mapping[str, Any], name: str) -> None:

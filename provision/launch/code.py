@@ -21,6 +21,8 @@ from provision.errors import ConfigError
 
 #: Bytes and files of a code folder. More is data or a model, which has better ways to the hosts.
 MAX_BYTES, MAX_FILES = 64 << 20, 10_000
+#: The name of a DeepSpeed configuration of the user's own, on hosts.
+OWN = "own.json"
 #: Folders that are no code, where git does not say so itself.
 _NO_CODE = frozenset(
     {".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", "outputs", "output"}
@@ -56,10 +58,14 @@ class Code:
         return f"{len(self.files)} files, {size:,} bytes, sha256 {self.sha256[:12]}…"
 
 
-def read_trainer_code(checkout: Path) -> Code:
-    """Our trainers: trainer/*.py and zero_configs/*.json of a checkout."""
+def read_trainer_code(checkout: Path, own: Path | None = None) -> Code:
+    """Our trainers: trainer/*.py and zero_configs/*.json of a checkout.
+
+    ``own``: a DeepSpeed configuration of the user's, which travels as zero_configs/own.json.
+    """
     paths = sorted([*checkout.glob("trainer/*.py"), *checkout.glob("zero_configs/*.json")])
-    return read_archive({path.relative_to(checkout).as_posix(): path for path in paths})
+    files = {path.relative_to(checkout).as_posix(): path for path in paths}
+    return read_archive({**files, **({f"zero_configs/{OWN}": own} if own else {})})
 
 
 def read_own_code(folder: Path, script: Path) -> tuple[Code, str]:

@@ -15,6 +15,7 @@ from provision.launch.code import Code, read_own_code, read_script_args, read_tr
 from provision.launch.environment import RunEnviron, parse_given, read_run_environ
 from provision.launch.include import Choice
 from provision.launch.nodes import RUNS
+from provision.launch.own_config import read_own_config, require_agreeing
 from provision.launch.recipe import parse_flags, read_recipe
 from provision.launch.spec import (
     RunHost,
@@ -76,13 +77,14 @@ def read_program(settings: Settings, checkout: Path, argv: Sequence[str]) -> Pro
             expected="none without --script",
             remedy="give a trainer's flags with --set",
         )
-    code = read_trainer_code(checkout)
+    code = read_trainer_code(checkout, settings.deepspeed)
     return Program(code=code, environ=environ, recipe=read_run_recipe(settings, code))
 
 
 def read_run_recipe(settings: Settings, code: Code) -> dict[str, Any]:
     """The recipe's flags of a run by one of our trainers; ConfigError as read_program."""
-    zero_config_name(settings.zero, settings.offload, zero_configs(code))
+    if not settings.deepspeed:
+        zero_config_name(settings.zero, settings.offload, zero_configs(code))
     for flag, value, what in (
         ("--model", settings.model, "a model folder on the hosts, or a hub name"),
         ("--data", settings.data, "a file or folder of rows on the hosts"),
@@ -94,8 +96,12 @@ def read_run_recipe(settings: Settings, code: Code) -> dict[str, Any]:
                 expected=what,
                 remedy=f"give {flag}, or set it in invoke.yaml",
             )
-    parse_flags(settings.set, "--set")
-    return read_flags(settings)
+    changed = parse_flags(settings.set, "--set")
+    recipe = read_flags(settings)
+    if settings.deepspeed:
+        config = read_own_config(settings.deepspeed)
+        require_agreeing(settings.deepspeed, config, {**recipe, **changed})
+    return recipe
 
 
 def read_flags(settings: Settings) -> dict[str, Any]:
@@ -211,9 +217,13 @@ def make_run_spec(
         "launcher": settings.launcher,
         "environ": program.environ,
     }
+    if settings.deepspeed:
+        config = read_own_config(settings.deepspeed)
+        require_agreeing(settings.deepspeed, config, wanted.flags, wanted.world_size)
     return spec_of(
         program,
         common,
+        own_config=settings.deepspeed is not None,
         zero=wanted.zero,
         offload=wanted.offload,
         model=wanted.model,

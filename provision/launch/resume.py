@@ -114,9 +114,9 @@ def _zero(config: str) -> tuple[int, str]:
                 return stage, offload
     raise ConfigError(
         "resume",
-        found=f"a run with {config}",
+        found="a run with a DeepSpeed configuration of its own",
         expected="one of zero_configs/",
-        remedy=f"start it with train, and --set {_FROM}=FOLDER",
+        remedy=f"train again with that file: --deepspeed FILE --set {_FROM}=FOLDER",
     )
 
 

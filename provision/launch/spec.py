@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from provision.errors import ConfigError
+from provision.launch.code import OWN
 from provision.launch.environment import RunEnviron
 from provision.launch.recipe import parse_flags
 
@@ -196,11 +197,13 @@ def parse_run_spec(
     recipe: Mapping[str, Any],
     overrides: Mapping[str, Any],
     objective: str = "sft",
+    own_config: bool = False,
     **common: Any,
 ) -> RunSpec:
     """The RunSpec of one of our trainers, from settings, recipe and facts.
 
-    ``zero_configs``: file names in zero_configs/; ``overrides``: ``--set``; ``common``: what
+    ``zero_configs``: file names in zero_configs/; ``own_config``: the user's own is there, and
+    meant; ``overrides``: ``--set``; ``common``: what
     parse_common takes. Raises ConfigError for the first thing that can't be honoured.
     """
     spec = parse_common(**common)
@@ -215,7 +218,7 @@ def parse_run_spec(
     return replace(
         spec,
         objective=objective,
-        zero_config=zero_config_name(zero, offload, zero_configs),
+        zero_config=OWN if own_config else zero_config_name(zero, offload, zero_configs),
         model=model,
         data=data,
         flags={**parse_flags(recipe, "recipe"), **parse_flags(overrides, "--set")},

@@ -59,4 +59,4 @@ def test_data_is_checked_by_the_code_that_trains(deployed: Fleet, zf: Any, tmp_p
     assert bad["found"].startswith(f"{data}:2: invalid JSON")
     learned = [p["text"] for p in found["samples"][0]["texts"][0]["pieces"] if p["learned"]]
     assert learned == ["4<|im_end|>"]
-    assert sum(bin["rows"] for bin in found["histogram"]) == 2
+    assert sum(one["rows"] for one in found["histogram"]) == 2

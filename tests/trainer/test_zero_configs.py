@@ -20,8 +20,15 @@ EXPECTED = {
     "zero2.json": Zero(stage=2),
     "zero2_offload.json": Zero(stage=2, optimizer="cpu"),
     "zero3.json": Zero(stage=3),
+    "zero3_offload_optimizer.json": Zero(stage=3, optimizer="cpu"),
     "zero3_offload.json": Zero(stage=3, optimizer="cpu", parameters="cpu"),
 }
+VARIANTS = {
+    "variants/zero3_hpz.json": Zero(stage=3),
+    "variants/zero3_plus_plus.json": Zero(stage=3),
+    "variants/zero3_nvme.json": Zero(stage=3, optimizer="nvme", parameters="nvme"),
+}
+EXPECTED |= VARIANTS
 ARGV = ["--model_name_or_path", "m", "--train_file_dir", "d", "--output_dir", "o"]
 BATCH = ["--per_device_train_batch_size", "3", "--gradient_accumulation_steps", "5"]
 
@@ -43,7 +50,8 @@ def filled(name: str) -> dict[str, object]:
 
 
 def test_there_is_an_expectation_for_every_file() -> None:
-    assert {path.name for path in FOLDER.glob("*.json")} == set(EXPECTED)
+    there = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.json")}
+    assert there == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -68,6 +76,19 @@ def test_it_asks_for_what_its_name_says(name: str) -> None:
     gathers = asked["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save")
     # "auto" would mean false here.
     assert gathers is (True if EXPECTED[name].stage == 3 else None)
+
+
+def test_a_variant_has_what_it_is_there_for() -> None:
+    hpz = DeepSpeedConfig(filled("variants/zero3_hpz.json")).zero_config
+    assert (hpz.zero_hpz_partition_size, hpz.zero_quantized_weights) == (8, False)
+    plus = DeepSpeedConfig(filled("variants/zero3_plus_plus.json")).zero_config
+    assert plus.zero_hpz_partition_size == 8
+    assert plus.zero_quantized_weights
+    assert plus.zero_quantized_gradients
+    nvme = DeepSpeedConfig(filled("variants/zero3_nvme.json"))
+    assert str(nvme.zero_config.offload_param.nvme_path) == "/local_nvme"
+    assert nvme.zero_config.offload_optimizer.device == "nvme"
+    assert nvme.aio_config["queue_depth"] == 8
 
 
 def test_an_unknown_key_is_an_error() -> None:
