@@ -114,6 +114,13 @@ class Talk:
         errors = b""
         while self.channel.recv_stderr_ready():
             errors += self.channel.recv_stderr(1 << 16)
+        if not said.strip() and not errors.strip():
+            return HostError(
+                f"{self.label}: connection",
+                found="it ended",
+                expected="an answer",
+                remedy="is the host up, and its network? then run the command again",
+            )
         try:
             parse_answer(self.label, said, errors.decode("utf-8", "replace"))
         except HostError as error:

@@ -2,151 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
 from provision.commands.flags import SLURM, TRAIN, WHEEL, command
-from provision.deploy.spec import read_env_spec
-from provision.errors import ConfigError
-from provision.launch.manual import local_path
-from provision.launch.plan import LaunchPlan, plan_launch
-from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
-from provision.launch.spec import RunHost
-from provision.script import script_argv
-from provision.settings import CHECKOUT, Settings
+from provision.settings import Settings
 from provision.show import Answer
-from provision.slurm.render import FROM_JOB_ID, MASTER_ADDR, render
-from provision.slurm.spec import RESTARTS, SlurmSpec, parse_slurm_spec
-from provision.slurm.submit import apply_folder, apply_submit, read_forecast
-from provision.wheel.manifest import read_wheel
-
-#: What the seeds' job files ask of each node, where a run says nothing else.
-NODES, GPUS, CPUS = 2, "8", 10
-
-
-def read_environment(s: Settings, shared: Path) -> tuple[str, str]:
-    """The Python of the nodes and its accelerator: named, or of the environment for the wheel."""
-    if s.python:
-        if not s.accelerator:
-            raise ConfigError(
-                "--accelerator", found="nothing", expected="cuda or cpu", remedy="say which"
-            )
-        return str(Path(s.python).expanduser().absolute()), s.accelerator
-    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
-    return f"{shared}/.zerofleet/envs/{env.name}/bin/python", env.manifest.accelerator
-
-
-def make_job(s: Settings, program: Program) -> SlurmSpec:
-    """What is wanted of Slurm."""
-    whole = s.exclusive and not s.cpus_per_task
-    restarts = 0 if program.script else RESTARTS
-    return parse_slurm_spec(
-        nodes=s.nodes or NODES,
-        gpus=s.gpus or GPUS,
-        time=s.time,
-        job_name=s.job_name or f"zerofleet-{program.objective}",
-        partition=s.partition,
-        account=s.account,
-        qos=s.qos,
-        constraint=s.constraint,
-        cpus_per_task=None if whole else s.cpus_per_task or CPUS,
-        mem=s.mem,
-        exclusive=s.exclusive,
-        more=s.sbatch,
-        lead=s.lead,
-        restarts=restarts if s.restarts is None else s.restarts,
-        preflight=not s.no_preflight,
-    )
-
-
-def on_shared(s: Settings) -> Settings:
-    """The same settings with whole paths: a job has no current folder, and HOME may be another."""
-    if s.zero_auto:
-        raise ConfigError(
-            "--zero",
-            found="auto",
-            expected="1, 2 or 3: no node can be asked before Slurm has chosen it",
-            remedy="see `invoke memory --gpus` for what fits such nodes",
-        )
-    home, here = Path.home(), Path.cwd()
-    whole: dict[str, Any] = {
-        name: local_path(value, home, here)
-        for name in ("model", "data", "output")
-        if (value := getattr(s, name))
-    }
-    return replace(s, **whole)
-
-
-def read_slurm_plan(s: Settings) -> tuple[LaunchPlan, SlurmSpec, Program]:
-    """The run and its job, from settings alone: no node is asked."""
-    s, shared = on_shared(s), s.shared or Path.home()
-    program = read_program(s, CHECKOUT, sys.argv)
-    job = make_job(s, program)
-    python, accelerator = read_environment(s, shared)
-    hosts = tuple(
-        RunHost(
-            name=f"node{rank}",
-            slots=job.gpus,
-            nproc_per_node=job.gpus,
-            home=str(shared),
-            cores=job.cpus_per_task,
-        )
-        for rank in range(job.nodes)
-    )
-    common: dict[str, Any] = {
-        "run": read_new_run_id(program),
-        "hosts": hosts,
-        "master_addr": MASTER_ADDR,
-        "master_port": s.master_port if "master_port" in s.given else FROM_JOB_ID,
-        "output": s.output,
-        "python": python,
-        "accelerator": accelerator,
-        "launcher": s.launcher,
-        "environ": program.environ,
-        "by_hand": 0,
-    }
-    goes_on = {"resume_from_checkpoint": "latest-if-any"} if job.restarts else {}
-    spec = spec_of(
-        program,
-        common,
-        zero=s.zero,
-        offload=s.offload,
-        model=s.model or "",
-        data=s.data or "",
-        objective=program.objective,
-        overrides={**goes_on, **s.set},
-    )
-    return plan_launch(spec, program.code, script_argv), job, program
-
-
-def apply_slurm(out: Answer, s: Settings) -> None:
-    """Print the job file; with --file or --submit make the run's folder, and submit it."""
-    launch, job, program = read_slurm_plan(s)
-    text = render(launch, job)
-    run_dir = Path(launch.nodes[0].run_dir)
-    out.add(run=launch.run, sbatch=text)
-    if out.dry_run:
-        forecast = read_forecast(text)
-        out.add(forecast=forecast)
-        out.text(text)
-        out.say(forecast)
-        return
-    if not (s.file or s.submit or s.slurm):
-        out.text(text.rstrip("\n"))
-        out.say("nothing was made: --submit submits it; --file FILE makes what `sbatch FILE` needs")
-        return
-    apply_folder(run_dir, text, program.code, launch.spec.environ.secret)
-    if s.file:
-        s.file.write_text(text, encoding="utf-8")
-        out.add(file=str(s.file))
-        out.say(f"{s.file}: its logs and results go to {run_dir}")
-    if s.submit or s.slurm:
-        done = apply_submit(run_dir, launch.run)
-        out.add(**done.as_json())
-        out.text(done.job)
-        out.say(f"run {done.run}, log {run_dir / 'job.log'}")
 
 
 @command(
@@ -155,4 +13,6 @@ def apply_slurm(out: Answer, s: Settings) -> None:
 )  # fmt: skip
 def slurm(out: Answer, s: Settings) -> None:
     """Write a run as a Slurm job file, or submit it; --dry-run has Slurm look at it first."""
+    from provision.commands.queueing import apply_slurm
+
     apply_slurm(out, s)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from provision.errors import HostError
 from provision.talk import Talk
 
 
@@ -13,6 +16,15 @@ class Channel:
 
     def send_ready(self) -> bool:
         return self.room
+
+    def settimeout(self, seconds: float) -> None:
+        assert seconds > 0
+
+    def recv(self, _: int) -> bytes:
+        return b""
+
+    def recv_stderr_ready(self) -> bool:
+        return False
 
     def sendall(self, data: bytes) -> None:
         if self.ended:
@@ -28,3 +40,8 @@ def test_a_nudge_goes_at_once_or_not_at_all_and_finds_nothing_out() -> None:
     ):
         Talk(label="node1", channel=channel).nudge({"do": "ping"})
         assert channel.sent == sent
+
+
+def test_a_connection_that_ends_without_a_word_is_named_so() -> None:
+    with pytest.raises(HostError, match="node1: connection: found it ended, expected an answer"):
+        Talk(label="node1", channel=Channel(ended=True)).receive(1)
