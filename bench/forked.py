@@ -1,6 +1,9 @@
 """Ranks of a training, forked from this process, which has imported everything once.
 
-Importing torch, transformers and DeepSpeed takes longer than these trainings do.
+Importing torch, transformers and DeepSpeed takes longer than these trainings do. As a program it is
+asked by lines on stdin, and answers each with a line on stdout (tests/trainer/conftest.py):
+
+    {"objective": "sft", "argv": ["--max_steps", …], "ranks": 2, "folder": "…"} → {"error": null}
 """
 
 from __future__ import annotations
@@ -59,6 +62,8 @@ def load_all(objectives: Iterable[str]) -> None:
     """Import in this process what ranks would import, each."""
     modules = ["deepspeed", "transformers.models.qwen3.modeling_qwen3", "accelerate", "peft"]
     modules += ["deepspeed.ops.adam", "transformers.integrations.deepspeed", "torch._dynamo"]
+    # DeepSpeed's engine imports this one late, and with it all of torch's compiler: 4 s a rank.
+    modules += ["deepspeed.runtime.zero.muon.muon_optimizer"]
     for name in [*modules, *(f"trainer.{objective}" for objective in objectives)]:
         importlib.import_module(name)
 
@@ -157,3 +162,18 @@ def _reloaded(training: Any, probe: Any, argv: Sequence[str]) -> Any:
         torch.autocast("cpu", half, enabled=training.bf16 and not training.deepspeed),
     ):
         return model.eval()(input_ids=probe).logits.float()
+
+
+def main() -> None:
+    """Run what each line of stdin asks for, until it ends."""
+    answers = os.dup(1)
+    os.dup2(2, 1)  # only answers go to stdout; DeepSpeed logs there
+    load_all({"sft", "orpo", "pretrain"})
+    for line in sys.stdin:
+        asked = json.loads(line)
+        asked["folder"] = Path(asked["folder"])
+        os.write(answers, (json.dumps({"error": run_ranks(**asked)}) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

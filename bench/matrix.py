@@ -23,9 +23,9 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from bench.forked import load_all, run_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 ZERO = ("zero0", *sorted(path.stem for path in (ROOT / "zero_configs").glob("zero?*.json")))
+OBJECTIVES = ("sft", "orpo", "pretrain")
 #: Two steps an epoch, three epochs; the checkpoint lies in the middle of the second.
 STEPS, SAVED = 6, 3
 #: The largest difference that passes. bf16 keeps 8 bits of a number, and ranks that add in another
@@ -53,6 +54,13 @@ COMMON: dict[str, Any] = {
     "save_strategy": "steps",
     "report_to": "none",
 }
+#: Of pretraining: as many documents as fill EVERY blocks, so that each step has the same rows.
+BLOCK, EVERY = 96, 8
+PRETRAIN = {"block_size": BLOCK, "max_train_samples": 1000}
+
+
+#: As run_ranks: (objective, flags, ranks, folder) → None, or why it failed.
+Train = Callable[[str, list[str], int, Path], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +89,10 @@ class Case:
         """The trainer's flags."""
         flags: dict[str, Any] = {
             "model_name_or_path": model,
-            "train_file_dir": ROOT / "examples",
+            "train_file_dir": model.parent / f"{self.objective}.jsonl",
             "output_dir": folder / "host{rank}",
             **COMMON,
+            **(PRETRAIN if self.objective == "pretrain" else {}),
             "use_peft": str(self.lora).lower(),
             "bf16": str(self.precision == "bf16").lower(),
             "activation_checkpointing": str(self.checkpointing).lower(),
@@ -97,10 +106,9 @@ class Case:
 
 
 def all_cases() -> Iterator[Case]:
-    """Every cell that can be run with what is in this checkout."""
-    objectives = [o for o in ("sft",) if (ROOT / "trainer" / f"{o}.py").exists()]
+    """Every cell."""
     for objective, zero, lora, precision, checkpointing in product(
-        objectives, ZERO, (False, True), ("fp32", "bf16"), (False, True)
+        OBJECTIVES, ZERO, (False, True), ("fp32", "bf16"), (False, True)
     ):
         yield Case(
             objective=objective,
@@ -112,9 +120,16 @@ def all_cases() -> Iterator[Case]:
 
 
 def thin(cases: list[Case]) -> list[Case]:
-    """Every stage in fp32, LoRA with recomputation under ZeRO-3, all of it offloaded in bf16."""
+    """Every stage in fp32, LoRA with recomputation under ZeRO-3, all of it offloaded in bf16.
+
+    Of the other objectives one each: what differs is their loss and their rows.
+    """
+    others = {"orpo": ("zero2", True, "fp32", False), "pretrain": ("zero3", False, "fp32", True)}
 
     def wanted(case: Case) -> bool:
+        if case.objective in others:
+            cell = (case.zero, case.lora, case.precision, case.checkpointing)
+            return cell == others[case.objective]
         if not case.lora:
             return case.precision == "fp32" and not (case.checkpointing or "offload" in case.zero)
         fits = {("zero3", "fp32"), ("zero3_offload", "bf16")}
@@ -135,7 +150,7 @@ def furthest(a: dict[int, float], b: dict[int, float]) -> float:
 
 
 def measure(
-    case: Case, model: Path, folder: Path, curves: dict[Case, dict[int, float]]
+    case: Case, model: Path, folder: Path, curves: dict[Case, dict[int, float]], train: Train
 ) -> dict[str, Any]:
     """The case's four figures, or ``error``."""
     whole, single, rest = folder / "whole", folder / "single", folder / "rest"
@@ -154,7 +169,7 @@ def measure(
         ),
     )
     for place, ranks, changes in runs:
-        error = run_ranks(case.objective, case.argv(model, place, **changes), ranks, place)
+        error = train(case.objective, case.argv(model, place, **changes), ranks, place)
         if error:
             return {"error": f"{place.name}: {error}"}
     losses = curves[case] = read_losses(whole)
@@ -178,19 +193,45 @@ def failed(case: Case, found: dict[str, Any]) -> list[str]:
     return wrong + ([] if found["fell"] > 0 else [f"the loss rose by {-found['fell']:.3f}"])
 
 
-def run(cases: list[Case], folder: Path) -> Iterator[tuple[Case, dict[str, Any]]]:
+def make_data(folder: Path, tokenizer: Any) -> None:
+    """One file of rows for each objective, all of the examples' conversations."""
+    lines = (ROOT / "examples" / "conversations.jsonl").read_text(encoding="utf-8").splitlines()
+    turns = [
+        {turn["from"]: turn["value"] for turn in reversed(json.loads(line)["conversations"])}
+        for line in lines
+    ]
+    pairs = [
+        {"prompt": one["human"], "chosen": one["gpt"], "rejected": other["gpt"]}
+        for one, other in pairwise(turns)
+        if one["gpt"] != other["gpt"]
+    ]
+    texts, tokens = [], 0
+    for turn in turns:
+        tokens += len(tokenizer(turn["gpt"])["input_ids"]) + 1  # and the end token
+        if tokens > BLOCK * EVERY:
+            break
+        texts.append({"text": turn["gpt"]})
+    rows = {"sft": map(json.loads, lines), "orpo": pairs, "pretrain": texts}
+    for objective, found in rows.items():
+        text = "".join(json.dumps(row) + "\n" for row in found)
+        (folder / f"{objective}.jsonl").write_text(text, encoding="utf-8")
+
+
+def run(
+    cases: list[Case], folder: Path, train: Train = run_ranks
+) -> Iterator[tuple[Case, dict[str, Any]]]:
     """Every case with its figures, as each is done."""
     from trainer import tiny
 
-    load_all({case.objective for case in cases})
     model = folder / "model"
     tokenizer = tiny.make_tokenizer(str(tiny.EXAMPLES), 1024)
     tokenizer.save_pretrained(model)
     tiny.make_model(tokenizer).save_pretrained(model)
+    make_data(folder, tokenizer)
     curves: dict[Case, dict[int, float]] = {}
     for number, case in enumerate(cases):
         place = folder / f"{number:03d}"
-        found = measure(case, model, place, curves)
+        found = measure(case, model, place, curves, train)
         yield case, {**found, "wrong": failed(case, found)}
 
 
@@ -205,6 +246,7 @@ def main() -> None:
     words = [word for word in args.only.split(",") if word]
     cases = [case for case in all_cases() if set(words) <= set(case.name.split(","))]
     cases = thin(cases) if args.thin else cases
+    load_all(set(OBJECTIVES))
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
         for case, found in run(cases, Path(args.folder or scratch)):

@@ -7,7 +7,10 @@ cpu_adam; without a prebuilt wheel DeepSpeed compiles it on first use, which tak
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     tiny_model.make_model(tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[..., str | None]]:
+    """bench.forked.run_ranks, in a process that imported everything once for all tests."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "bench.forked"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+
+    def run(objective: str, argv: list[str], ranks: int, folder: Path) -> str | None:
+        asked = {"objective": objective, "argv": argv, "ranks": ranks, "folder": str(folder)}
+        print(json.dumps(asked), file=server.stdin, flush=True)
+        error: str | None = json.loads(server.stdout.readline())["error"]
+        return error
+
+    with server:  # closes its stdin, which ends it
+        yield run
 
 
 @pytest.fixture

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from bench.matrix import OBJECTIVES, Train, all_cases, run, thin
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
-def test_training_comes_out_right() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "bench.matrix", "--thin", "--json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=880,
-    )
-    rows = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
-    assert len(rows) >= 6, result.stderr
-    assert not {row["case"]: row["wrong"] for row in rows if row["wrong"]}
-    assert {"zero0", "zero1", "zero2", "zero3"} <= {row["case"].split(",")[1] for row in rows}
-    assert result.returncode == 0
+def test_training_comes_out_right(ranks: Train, tmp_path: Path) -> None:
+    cases = thin(list(all_cases()))
+    assert {case.objective for case in cases} == set(OBJECTIVES)
+    assert {"zero0", "zero1", "zero2", "zero3"} <= {case.zero for case in cases}
+    found = {case.name: figures for case, figures in run(cases, tmp_path, ranks)}
+    assert len(found) == len(cases)
+    assert not {name: figures for name, figures in found.items() if figures["wrong"]}

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.matrix import Train
 from trainer.engine import requested_zero
 
 ROOT = Path(__file__).parents[2]
@@ -23,10 +23,8 @@ ZERO = ROOT / "zero_configs"
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
-def torchrun(
-    tiny: Path, folder: Path, *flags: str, ranks: int = 2
-) -> subprocess.CompletedProcess[str]:
-    """A run of the trainer, as the launcher starts it: 16 rows a step, all it writes in folder."""
+def flags(tiny: Path, folder: Path, **more: Any) -> list[str]:
+    """The trainer's flags: 16 rows a step, all that it writes in folder."""
     settings = {
         "model_name_or_path": tiny,
         "train_file_dir": ROOT / "examples",
@@ -37,14 +35,18 @@ def torchrun(
         "gradient_accumulation_steps": 2,
         "learning_rate": "2e-2",
         "save_strategy": "no",
+        **more,
     }
+    return [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+
+
+def torchrun(argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A run of the trainer on two ranks, as the launcher starts it."""
     # --standalone: torchrun chooses a port and keeps it; one chosen here could be taken until then.
-    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    argv += ["--nproc_per_node", str(ranks), "-m", "trainer.sft"]
-    argv += [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environ = {"ZEROFLEET_RUN_DIR": str(folder), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*argv, *flags],
+        [sys.executable, *start, "-m", "trainer.sft", *argv],
         env={**os.environ, **environ},
         cwd=ROOT,
         capture_output=True,
@@ -70,14 +72,18 @@ def events(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 # The other files of zero_configs/ train in test_matrix.py, and over hosts in test_train.py.
 @pytest.mark.parametrize("name", ["zero1_offload", "zero2_offload", "zero3_offload"])
-def test_lora_trains_and_saves_with(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_lora_trains_and_saves_with(name: str, tiny: Path, tmp_path: Path, ranks: Train) -> None:
     config = ZERO / f"{name}.json"
-    result = torchrun(tiny, tmp_path, "--deepspeed", str(config))
-    assert result.returncode == 0, said(result)
+    argv = flags(tiny, tmp_path, deepspeed=config)
+    if name == "zero3_offload":
+        result = torchrun(argv, tmp_path)
+        assert result.returncode == 0, said(result)
+        assert "FutureWarning: `torch.distributed" not in result.stderr
+    else:
+        assert ranks("sft", argv, 2, tmp_path) is None
     record = events(tmp_path)
     asked = requested_zero(json.loads(config.read_text()))
     (begin,), steps, (end,) = record["begin"], record["step"], record["end"]
-    assert "FutureWarning: `torch.distributed" not in result.stderr
     assert (begin["zero_stage"], begin["offload"]) == (asked.stage, asked.offload)
     assert begin["optimizer"] == ("DeepSpeedCPUAdam" if asked.offload else "AdamW")
     assert bool(begin["cpu_adam_so"]) == bool(asked.offload)
@@ -102,12 +108,12 @@ def test_lora_trains_and_saves_with(name: str, tiny: Path, tmp_path: Path) -> No
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template
 
 
-def test_full_zero3_saves_whole_weights(tiny: Path, tmp_path: Path) -> None:
-    result = torchrun(
-        tiny, tmp_path, "--deepspeed", str(ZERO / "zero3.json"), "--use_peft", "false",
-        "--validation_file_dir", str(ROOT / "examples"), "--max_eval_samples", "5",
+def test_full_zero3_saves_whole_weights(tiny: Path, tmp_path: Path, ranks: Train) -> None:
+    argv = flags(
+        tiny, tmp_path, deepspeed=ZERO / "zero3.json", use_peft="false",
+        validation_file_dir=ROOT / "examples", max_eval_samples=5,
     )  # fmt: skip
-    assert result.returncode == 0, said(result)
+    assert ranks("sft", argv, 2, tmp_path) is None
     before, after = (
         load_file(tiny / "model.safetensors"),
         load_file(tmp_path / "out/model.safetensors"),
@@ -120,39 +126,32 @@ def test_full_zero3_saves_whole_weights(tiny: Path, tmp_path: Path) -> None:
     assert record["eval"][0]["loss"] < record["step"][0]["loss"]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        # DeepSpeed takes both and does something else: stage 2 has no parameter offload.
-        (lambda z: z.update(stage=2, offload_param={"device": "cpu"}), "but active is ZeRO-2"),
-    ],
-)
-def test_zero_that_is_not_active_stops_the_run(
-    change: Callable[[dict[str, Any]], None], said: str, tiny: Path, tmp_path: Path
-) -> None:
+def test_zero_that_is_not_active_stops_the_run(tiny: Path, tmp_path: Path, ranks: Train) -> None:
     config = json.loads((ZERO / "zero2.json").read_text())
-    change(config["zero_optimization"])
+    # DeepSpeed takes both and does something else: stage 2 has no parameter offload.
+    config["zero_optimization"].update(stage=2, offload_param={"device": "cpu"})
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(config))
-    result = torchrun(tiny, tmp_path, "--deepspeed", str(path), ranks=1)
-    assert result.returncode != 0
-    assert (
-        f"asked for ZeRO-2 (optimizer states: on the device, parameters: offloaded to cpu), {said}"
-        in result.stderr
-    )
+    error = ranks("sft", flags(tiny, tmp_path, deepspeed=path), 1, tmp_path)
+    asked = "asked for ZeRO-2 (optimizer states: on the device, parameters: offloaded to cpu)"
+    assert f"{asked}, but active is ZeRO-2" in str(error)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_checkpoint_that_is_not_there_stops_the_run(tiny: Path, tmp_path: Path) -> None:
-    flags = ["--deepspeed", str(ZERO / "zero2.json"), "--resume_from_checkpoint", str(tmp_path)]
-    result = torchrun(tiny, tmp_path, *flags, ranks=1)
-    assert result.returncode != 0
-    assert "no checkpoint.json: it was not saved to its end" in result.stderr
+def test_a_checkpoint_that_is_not_there_stops_the_run(
+    tiny: Path, tmp_path: Path, ranks: Train
+) -> None:
+    argv = flags(
+        tiny, tmp_path, deepspeed=ZERO / "zero2.json", resume_from_checkpoint=tmp_path
+    )  # fmt: skip
+    error = ranks("sft", argv, 1, tmp_path)
+    assert "no checkpoint.json: it was not saved to its end" in str(error)
 
 
-def test_a_folder_that_holds_a_run_is_not_written_into(tiny: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_run_is_not_written_into(
+    tiny: Path, tmp_path: Path, ranks: Train
+) -> None:
     (tmp_path / "out" / "checkpoint-7").mkdir(parents=True)
-    result = torchrun(tiny, tmp_path, "--deepspeed", str(ZERO / "zero2.json"), ranks=1)
-    assert result.returncode != 0
-    assert "has checkpoint-7 of an earlier run there: name another folder" in result.stderr
+    error = ranks("sft", flags(tiny, tmp_path, deepspeed=ZERO / "zero2.json"), 1, tmp_path)
+    assert "has checkpoint-7 of an earlier run there: name another folder" in str(error)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-7"]
