@@ -107,7 +107,9 @@ class Slurm:
         timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         """A command on the head, where users log in, and what it said."""
-        enter = ["nsenter", f"--target={self.pids['head']}"]
+        nsenter = shutil.which("nsenter")  # here: ``environ`` may have another PATH
+        assert nsenter
+        enter = [nsenter, f"--target={self.pids['head']}"]
         enter += ["--mount", "--uts", "--ipc", "--net", "--pid", f"--wd={cwd or self.folder}"]
         return subprocess.run(
             [*enter, "--", *argv],
@@ -183,7 +185,9 @@ class Slurm:
         """Until all nodes are idle; ClusterError, with what Slurm says of them, if they aren't."""
         deadline, seen = time.monotonic() + seconds, ""
         while time.monotonic() < deadline:
-            done = self.login(["sinfo", "--noheader", "--Node", "--format=%N %T"])
+            done = self.login(
+                ["sinfo", "--noheader", "--Node", "--partition=debug", "--format=%N %T"]
+            )
             seen = done.stdout + done.stderr
             if sorted(seen.splitlines()) == sorted(f"{name} idle" for name in self.nodes):
                 return
@@ -214,6 +218,7 @@ def write_files(folder: Path, names: Sequence[str]) -> None:
         conf += f"Gres=gpu:{GPUS}\n"
     every = ",".join(names)
     conf += f"PartitionName=debug Nodes={every} Default=YES DefaultTime=5 MaxTime=60 State=UP\n"
+    conf += f"PartitionName=paid Nodes={every} AllowAccounts=physics State=UP\n"
     gres = f"AutoDetect=off\nName=gpu File={folder}/dev/gpu[0-{GPUS - 1}]\n"
     (folder / "hosts").write_text(hosts)
     (folder / "slurm.conf").write_text(conf.format(controller=CONTROLLER, folder=folder))

@@ -118,6 +118,12 @@ class Desk:
     environ: Mapping[str, str]
     checkout: Path = CHECKOUT
 
+    @property
+    def training(self) -> list[str]:
+        """Flags of a fine-tune with ZeRO-2."""
+        data = self.checkout / "examples" / "conversations.jsonl"
+        return ["--zero=2", f"--model={self.model}", f"--data={data}"]
+
     def invoke(
         self, *words: str, environ: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
@@ -134,7 +140,8 @@ class Desk:
         }  # fmt: skip
         said = {word.removeprefix("--").partition("=")[0] for word in words}
         flags = [f"--{name}={value}" for name, value in usual.items() if name not in said]
-        return ["slurm", *flags, "--sbatch=--gres=gpu:2", *words]
+        gres = [] if "accelerator" in said else ["--sbatch=--gres=gpu:2"]
+        return ["slurm", *flags, *gres, *words]
 
     def submit(self, *words: str, after: Sequence[str] = ()) -> Job:
         """Submit such a run."""

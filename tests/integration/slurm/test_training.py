@@ -25,9 +25,7 @@ FLAGS = {
 def submit(desk: Desk, *words: str) -> Job:
     """An SFT with ZeRO-2 on two nodes, always the same two."""
     flags = [f"--set={name}={value}" for name, value in FLAGS.items()]
-    data = desk.checkout / "examples" / "conversations.jsonl"
-    where = [f"--model={desk.model}", f"--data={data}", "--sbatch=--nodelist=node1,node2"]
-    return desk.submit("--zero=2", *where, *flags, *words)
+    return desk.submit(*desk.training, "--sbatch=--nodelist=node1,node2", *flags, *words)
 
 
 def losses(job: Job) -> dict[int, float]:

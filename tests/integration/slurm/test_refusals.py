@@ -1,0 +1,69 @@
+"""What Slurm would refuse, or let wait for ever: one clear line, with Slurm's own words, no job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.slurm.conftest import Desk
+
+REFUSED = {
+    "unknown partition": (["--partition=nope"], "invalid partition specified: nope"),
+    "more GPUs than a node has": (["--accelerator=cuda", "--gpus=3"], "node configuration is not"),
+    "more memory than a node has": (["--mem=99G"], "Memory specification can not be satisfied"),
+    "a type of GPU that none has": (["--accelerator=cuda", "--gpus=h100:2"], "not available"),
+    "time": (["--time=10x"], "--time: found '10x'"),
+    "time that is the lead": (["--time=2", "--lead=120"], "--lead: found 120 s of a time limit of"),
+    "quotes in a name": (["--job-name=my 'best' \"run\""], "--job-name: found"),
+    "a carriage return": (["--partition=debug\r"], r"--partition: found 'debug\r'"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line(case: str, desk: Desk) -> None:
+    words, expected = REFUSED[case]
+    done = desk.invoke(*desk.asked(*desk.training, *words), "--submit")
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert expected in line
+    assert "Traceback" not in done.stderr
+    assert desk.slurm.say("squeue", "--noheader") == ""
+
+
+def test_without_slurm_the_file_is_written_and_submitting_is_refused(
+    desk: Desk, tmp_path: Path
+) -> None:
+    for tool in Path("/usr/bin").iterdir():
+        if tool.name != "sbatch":
+            (tmp_path / tool.name).symlink_to(tool)
+    path = {"PATH": str(tmp_path)}
+    words = desk.asked(*desk.training)
+    assert desk.invoke(*words, environ=path).stdout.startswith("#!/bin/bash\n")
+    done = desk.invoke(*words, "--submit", environ=path)
+    assert done.returncode == 2
+    assert "error: sbatch: found no such command on this machine" in done.stderr
+
+
+def test_a_dry_run_asks_slurm_and_submits_nothing(desk: Desk) -> None:
+    done = desk.invoke(*desk.asked(*desk.training), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "Slurm takes it: it would start at " in done.stderr
+    assert "4 CPUs on node[1-2]" in done.stderr
+    assert desk.slurm.say("squeue", "--noheader") == ""
+
+
+def test_a_file_is_written_and_its_log_s_folder_is_there(desk: Desk) -> None:
+    """sbatch takes a job whose log's folder is missing; Slurm then fails it without a word."""
+    shared = desk.folder / "not" / "yet"
+    words = desk.asked(*desk.training, f"--shared={shared}", f"--file={desk.folder}/job.sbatch")
+    done = desk.invoke(*words)
+    assert done.returncode == 0, done.stderr
+    text = (desk.folder / "job.sbatch").read_text()
+    (log,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output=")]
+    (run,) = (shared / ".zerofleet" / "runs").iterdir()
+    assert log == f"#SBATCH --output={run}/job.log"
+    assert "\r" not in text
