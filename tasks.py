@@ -22,6 +22,7 @@ from provision.commands.flags import (
     BUILD,
     FLEET,
     LAUNCH,
+    LIMITS,
     LOCK,
     MEMORY,
     RUN,
@@ -179,13 +180,18 @@ def preflight(out, s):
             out.report(evaluate_deep(ready.wanted, found), full=True)
 
 
-@command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, "runs", "dry_run")
+@command(
+    *FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, *LIMITS, "resume", "runs", "dry_run"
+)
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
-    from provision.commands.training import apply_train
+    from provision.commands.training import apply_resumed, apply_train
     from provision.launch.prepare import read_program
 
-    apply_train(out, s, read_program(s, CHECKOUT, sys.argv))
+    if s.resume:
+        apply_resumed(out, s)
+    else:
+        apply_train(out, s, read_program(s, CHECKOUT, sys.argv))
 
 
 @command(*FLEET, *TRAIN, "model", "accelerator", *MEMORY)

@@ -10,12 +10,14 @@ from provision.errors import ConfigError
 #: At least 1, all of them; a port is a 16-bit number.
 _AT_LEAST_1 = {"connect_timeout", "answer_timeout", "workers", "master_port", "nproc"}
 _AT_LEAST_1 |= {"max_new_tokens"}
+#: A supervisor asks one that is silent after 2 s (onhost/heartbeat.py): sooner, none is lost.
+_LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), "grace": 1, "lost_after": 3, "start_within": 10}
 _AT_MOST = {"master_port": 65535}
 
 
 def parse_number(key: str, value: Any) -> int:
     """The setting ``key`` as a number; ConfigError, with the flag's name, if it can't be that."""
-    least, most = 1 if key in _AT_LEAST_1 else None, _AT_MOST.get(key)
+    least, most = _LEAST.get(key), _AT_MOST.get(key)
     with contextlib.suppress(TypeError, ValueError):
         number = int(value)
         if (least is None or number >= least) and (most is None or number <= most):

@@ -120,6 +120,10 @@ class Settings:
     tail: int | None
     detach: bool
     retries: int
+    resume: str | None
+    grace: int
+    lost_after: int
+    start_within: int
     checkpoints: bool
     lock_file: Path
     allow_drift: str | None
@@ -150,6 +154,7 @@ _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node", "restarts"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 _NUMBERS |= {"max_new_tokens", "wait", "keep_last", "retries", "lead"}
+_NUMBERS |= {"grace", "lost_after", "start_within"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:

@@ -86,6 +86,10 @@ HELP = {
     "tail": "only the last so many lines of each host",
     "detach": "start the run, say how to attach to it, and leave it running",
     "retries": "after a failure, start again from the last whole checkpoint, up to so many times",
+    "resume": "go on with this run, from its newest whole checkpoint (as invoke resume does)",
+    "grace": "seconds between SIGTERM and SIGKILL of a stop that was asked for (default 15)",
+    "lost_after": "seconds of silence after which a host counts as lost (default 5, at least 3)",
+    "start_within": "seconds in which every node must be heard of after the start (default 120)",
     "checkpoints": "bring checkpoints too, optimizer states and all",
     "wait": "seconds to wait where another command is at work on a host (default 0)",
     "partial": "leave out hosts that fail, and go on with the others",
@@ -172,6 +176,7 @@ SLURM = (
     "no_preflight",
 )
 LAUNCH = ("code", "launcher", "env", "print_commands", "detach", "retries")
+LIMITS = ("grace", "lost_after", "start_within")
 _SWITCHES = (
     "accept_new",
     "deep",

@@ -12,6 +12,7 @@ from provision.launch.apply import View, apply_results, apply_watch, parse_event
 from provision.launch.collect import apply_collect
 from provision.launch.failure import parse_outcome
 from provision.launch.runs import KnownRun, choose_run, gather_run, gather_runs
+from provision.launch.spec import GRACE
 from provision.script import script_argv
 from provision.session import Remote
 from provision.settings import Settings
@@ -20,8 +21,8 @@ from provision.steps import Phase, Plan, Run, Step
 
 #: Lines of a run's log that somebody who attaches sees of what was before.
 ATTACH_TAIL = 20
-#: Seconds that a stop is waited for: the supervisor's grace time, and what SIGKILL takes.
-STOP_SECONDS = 60.0
+#: Seconds that a stop is waited for beside the run's grace time: what SIGKILL takes.
+STOP_SECONDS = 45.0
 
 
 def gather_wanted(out: Answer, s: Settings, fleet: Fleet) -> KnownRun:
@@ -152,6 +153,12 @@ def plan_stop(run: KnownRun) -> Plan:
     return Plan(title=f"stop {run.run}", phases=phases)
 
 
+def stop_seconds(run: KnownRun) -> float:
+    """How long a stop of this run may take."""
+    given = [node.get("limits", {}).get("grace", GRACE) for node in run.nodes.values()]
+    return STOP_SECONDS + max(float(each) for each in given)
+
+
 def apply_stopped(out: Answer, fleet: Fleet, run: KnownRun) -> KnownRun:
     """Stop the run where it goes on, and wait; the run as it is then.
 
@@ -161,7 +168,7 @@ def apply_stopped(out: Answer, fleet: Fleet, run: KnownRun) -> KnownRun:
     out.plan(plan)
     fleet.apply(plan, out.say)
     began = told = time.monotonic()
-    while run.running and time.monotonic() - began < STOP_SECONDS:
+    while run.running and time.monotonic() - began < stop_seconds(run):
         time.sleep(0.5)
         run = gather_run(fleet, run)
         if run.running and time.monotonic() - told > SAY_EVERY:

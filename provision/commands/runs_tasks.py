@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from provision import errors
-from provision.commands.flags import FLEET, LOCK, WHEEL, command
+from provision.commands.flags import FLEET, LIMITS, LOCK, WHEEL, command
 from provision.commands.reach import connected_fleet
 from provision.fleet import error_report
 
@@ -91,9 +91,9 @@ def collect(out: Any, s: Any) -> None:
     "master_addr",
     "master_port",
     "runs",
-    "set",
     "detach",
     "retries",
+    *LIMITS,
     "dry_run",
 )
 def resume(out: Any, s: Any) -> None:

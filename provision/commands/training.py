@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from provision.commands.environments import read_spec
+from provision.commands.flags import RUN, SCRIPT, TRAIN
 from provision.commands.following import gather_wanted
 from provision.commands.reach import connected_fleet
 from provision.commands.running import gather_readiness, read_ended
@@ -45,6 +46,20 @@ def apply_train(out: Answer, s: Settings, program: Program) -> None:
             out.say(f"failed: trying again, {left} of {s.retries} retries left")
             s, program = gather_again(out, replace(s, run=result.outcome.run), fleet, program)
             result = _apply_one(out, s, fleet, env, program)
+
+
+def apply_resumed(out: Answer, s: Settings) -> None:
+    """``train --resume RUN``: as ``invoke resume RUN``, which takes nothing that says what runs."""
+    flags = (*RUN, *TRAIN, *SCRIPT, "code", "launcher", "env", "print_commands")
+    kept = {"master_addr", "master_port"}
+    if other := [flag for flag in flags if flag in s.given and flag not in kept]:
+        raise ConfigError(
+            "--resume",
+            found=f"--{other[0].replace('_', '-')} with it",
+            expected="none: a run that goes on is what it was",
+            remedy="leave it out, or train anew with --set resume_from_checkpoint=FOLDER",
+        )
+    apply_resume(out, replace(s, run=s.resume))
 
 
 def apply_resume(out: Answer, s: Settings) -> None:

@@ -45,6 +45,12 @@ class LaunchPlan:
             lines += ["", "environment of the ranks, beside what the commands set:"]
             lines += [f"  {variable}" for variable in environ.variables]
             lines += [f"  not passed: {name}" for name in environ.left_out]
+        if len(self.nodes) > 1:
+            limits = (
+                "limits: {grace:.0f} s to save after a stop; a host is lost after {lost_after:.0f} "
+                "s of silence; every node is to be heard of within {start_within:.0f} s"
+            )
+            lines += ["", limits.format(**limits_json(self.spec))]
         lines += ["", "by hand, one command on each host:"]
         for node in self.nodes:
             lines += [f"  # {node.host}: NODE_RANK {node.node_rank}", f"  {node.command}"]
@@ -57,6 +63,7 @@ class LaunchPlan:
             "run": self.run,
             "code": self.code,
             "nodes": nodes,
+            "limits": limits_json(self.spec),
             "environment": [str(variable) for variable in self.spec.environ.variables],
             "not_passed": list(self.spec.environ.left_out),
             "plan": self.plan.as_json(),
@@ -75,6 +82,15 @@ def _private_json(target: str, value: Mapping[str, object]) -> Put:
     )
 
 
+def limits_json(spec: RunSpec) -> dict[str, float]:
+    """The supervisors' limits, in seconds."""
+    return {
+        "grace": spec.grace,
+        "lost_after": spec.lost_after,
+        "start_within": spec.start_within,
+    }
+
+
 def plan_json(spec: RunSpec, node: NodeLaunch) -> dict[str, object]:
     """plan.json, what the supervisor reads."""
     return {
@@ -85,7 +101,7 @@ def plan_json(spec: RunSpec, node: NodeLaunch) -> dict[str, object]:
         "first_rank": node.first_rank,
         "argv": list(node.argv),
         "environ": dict(node.environ),
-        "limits": {"grace": spec.grace},
+        "limits": limits_json(spec),
         "peers": None if spec.by_hand is not None else peers_json(spec, node.node_rank),
     }
 

@@ -216,6 +216,9 @@ def make_run_spec(
         "accelerator": wanted.accelerator,
         "launcher": settings.launcher,
         "environ": program.environ,
+        "grace": float(settings.grace),
+        "lost_after": float(settings.lost_after),
+        "start_within": float(settings.start_within),
     }
     if settings.deepspeed:
         config = read_own_config(settings.deepspeed)

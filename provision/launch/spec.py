@@ -77,6 +77,8 @@ class RunSpec:
     the trainer's: the recipe's, with ``--set`` over them. With ``script`` that is what runs, and
     what says what a trainer trains (``objective`` to ``data``, ``flags``) is empty. ``launcher`` is
     what starts the ranks of a node. ``grace``: seconds between a graceful stop and SIGKILL.
+    ``lost_after``: seconds of silence after which a host is lost; ``start_within``: those in which
+    every node must have been heard of.
     ``by_hand``: the node_rank of the one node that a person starts, standing on it; of the other
     nodes nothing is known there, so none of them is watched from it.
     """
@@ -98,6 +100,8 @@ class RunSpec:
     environ: RunEnviron = field(default_factory=RunEnviron)
     offline: bool = False
     grace: float = GRACE
+    lost_after: float = 5.0
+    start_within: float = 120.0
     by_hand: int | None = None
     secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -243,6 +247,8 @@ def parse_common(
     environ: RunEnviron | None = None,
     offline: bool = False,
     grace: float = GRACE,
+    lost_after: float = RunSpec.lost_after,
+    start_within: float = RunSpec.start_within,
     by_hand: int | None = None,
 ) -> RunSpec:
     """A RunSpec without what it runs. Raises ConfigError for what can't be honoured."""
@@ -273,5 +279,7 @@ def parse_common(
         environ=environ or RunEnviron(),
         offline=offline,
         grace=grace,
+        lost_after=lost_after,
+        start_within=start_within,
         by_hand=by_hand,
     )

@@ -132,6 +132,7 @@ def read_run(run_dir: str) -> dict[str, Any] | None:
         **what(plan["argv"], plan.get("environ", {})),
         **state,
         "first_rank": plan["first_rank"],
+        "limits": plan.get("limits") or {},
         "argv": plan["argv"],
         "run_dir": run_dir,
         "by": user_name(owner),

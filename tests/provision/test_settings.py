@@ -52,6 +52,8 @@ def test_absolute_paths_stay():
         ({"master_port": "x"}, {}, r"--master-port: found 'x'"),
         ({"master_port": 99999}, {}, r"--master-port: found 99999, expected a number from 1 to"),
         ({}, {"master_port": "0"}, r"--master-port: found '0'"),
+        ({}, {"lost_after": "2"}, r"--lost-after: found '2', expected a number, 3 or more"),
+        ({"grace": 0}, {}, r"--grace: found 0, expected a number, 1 or more"),
         ({}, {"workers": 0}, r"--workers: found 0, expected a number, 1 or more"),
         ({}, {"set": ["max_steps"]}, r"--set: found 'max_steps', expected key=value"),
     ],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invoke import Config, Context
 
-from provision.commands.following import log_lines, plan_stop, shown_hosts
+from provision.commands.following import log_lines, plan_stop, shown_hosts, stop_seconds
 from provision.commands.runs_tasks import TASKS
 from provision.errors import ConfigError
 from provision.launch.runs import KnownRun
@@ -71,6 +72,13 @@ def test_only_hosts_where_it_goes_on_are_told_to_stop() -> None:
         ("node2", "supervise stop /r2")
     ]
     assert plan_stop(run_of("failed", "finished")).empty
+
+
+def test_a_stop_is_waited_for_as_long_as_the_run_may_take() -> None:
+    run = run_of("running", "running")
+    assert stop_seconds(run) == 60.0
+    nodes = {host: {**node, "limits": {"grace": 300.0}} for host, node in run.nodes.items()}
+    assert stop_seconds(replace(run, nodes=nodes)) == 345.0
 
 
 def test_a_run_is_named_by_position_and_logs_follow_with_one_letter() -> None:

@@ -140,7 +140,7 @@ def test_steps_in_order_and_plan_json_private(plan: LaunchPlan) -> None:
     assert last.sha256 == hashlib.sha256(last.content).hexdigest()
     written = json.loads(last.content)
     assert written["argv"] == list(plan.nodes[0].argv)
-    assert written["limits"] == {"grace": 15.0}
+    assert written["limits"] == {"grace": 15.0, "lost_after": 5.0, "start_within": 120.0}
     (run,) = (step.do for step in start.of("node2:2222"))
     assert isinstance(run, Run)
     assert run.argv == script("supervise", ["start", plan.nodes[1].run_dir])

@@ -11,6 +11,7 @@ from provision.inventory import parse_inventory
 from provision.launch.code import Code, CodeFile
 from provision.launch.environment import RunEnviron
 from provision.launch.include import Choice, choose
+from provision.launch.nodes import plan_nodes
 from provision.launch.prepare import (
     Program,
     clock_offsets,
@@ -94,7 +95,7 @@ def test_what_can_be_refused_before_a_host_is_asked_is(flags, message):
 
 def test_the_run_is_what_preflight_asked_about(facts):
     inventory = parse_inventory("node1\nnode2\n", "x")
-    chosen = settings(offload="optimizer", set=["max_steps=5"])
+    chosen = settings(offload="optimizer", set=["max_steps=5"], grace="90", lost_after="20")
     hosts = make_run_hosts(Choice(inventory=inventory), facts, "cpu", WAYS)
     wanted = make_wanted(chosen, hosts, "10.0.0.1", WAYS, PROOF, {"seed": 1, "max_steps": "9"})
     assert wanted.node0 == "node1"
@@ -110,6 +111,8 @@ def test_the_run_is_what_preflight_asked_about(facts):
     assert spec.python == "~/.zerofleet/envs/abc/bin/python"
     assert spec.flags == {"seed": 1, "max_steps": "5"}
     assert (spec.model, spec.data, spec.output) == ("/m", "/d", None)
+    assert (spec.grace, spec.lost_after, spec.start_within) == (90.0, 20.0, 120.0)
+    assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "85"
 
 
 def test_clock_offsets_are_whole_seconds_and_leave_out_the_unknown(make_facts):
