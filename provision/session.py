@@ -137,10 +137,12 @@ class Remote:
         if code == 0:
             return
         tail = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
+        # None came: https://docs.paramiko.org/en/stable/api/channel.html (recv_exit_status)
+        cut = "no exit status: its connection ended, or a signal ended it there"
         raise HostError(
             f"{self.label}: {do}",
-            found=tail[-1][:300] if tail else f"exit {code}",
-            expected=f"exit 0 (it exited {code})",
+            found=tail[-1][:300] if tail else f"exit {code}" if code >= 0 else cut,
+            expected=f"exit 0 (it exited {code})" if code >= 0 else "exit 0",
             remedy=f"this step was to {step.why}",
         )
 
