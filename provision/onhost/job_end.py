@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from provision.onhost.ending import node_exit, own_failure
+from provision.onhost.ending import EXCEPTION, node_exit, own_failure
 from provision.onhost.folder import read_metrics, write_json
 
 #: sysexits.h calls it EX_TEMPFAIL: try again.
@@ -51,11 +51,17 @@ def read_exit(attempt: str, node_rank: int, ranks: int, status: int) -> dict[str
     }
     end = node_end(status, os.stat(os.path.join(attempt, "nodes")).st_mtime)
     failure = own_failure(folder, plan, end)
-    if failure is not None and failure["rank"] is None and failure["symptom"]:
+    if failure is not None and failure["rank"] is None and not is_own(failure):
         # No rank of it failed: torchrun was ended, by srun or with its node.
         end["cause"], end["own"] = {"kind": "asked", "reason": "srun", "at": time.time()}, False
     found = node_exit(folder, plan, end)
     return {**found, "loss": read_metrics(run_dir)["loss"] if node_rank == 0 else found["loss"]}
+
+
+def is_own(failure: dict[str, Any]) -> bool:
+    """Whether torchrun itself says that something went wrong: a taken port, a bad option."""
+    raised = any(EXCEPTION.match(line) for line in failure["lines"])
+    return raised and not failure["symptom"]
 
 
 def first_failure(exits: dict[str, dict[str, Any]]) -> tuple[str, dict[str, Any]] | None:

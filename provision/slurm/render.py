@@ -47,14 +47,14 @@ def render(launch: LaunchPlan, job: SlurmSpec) -> str:
     parts = (
         _header(launch, job, run_dir),
         fill(text.WHERE, run_dir=run_dir, python=require_plain("--python", python)),
+        text.PAUSE if job.restarts else "",
         _environment(launch, job),
         _meeting(launch.spec),
-        fill(text.PAUSE, lead=job.lead) if job.restarts else "",
         _program(launch, run_dir),
         fill(text.CHECKS, words=_checked(launch.spec)) if job.preflight else "",
         _start(launch.spec, job),
         text.WAIT_WOKEN if job.restarts else text.WAIT,
-        fill(text.REPORT, ranks=ranks),
+        fill(text.REPORT if job.restarts else text.REPORT_ONLY, ranks=ranks),
         fill(text.AGAIN, restarts=job.restarts) if job.restarts else text.DONE,
     )
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -95,11 +95,12 @@ def _header(launch: LaunchPlan, job: SlurmSpec, run_dir: str) -> str:
     zero = spec.zero_config.removesuffix(".json")
     what = f"{spec.objective}, DeepSpeed {zero}" if zero else f"{spec.script and spec.script.path}"
     ranks = spec.hosts[0].nproc_per_node
+    where = f"{job.nodes} nodes with {ranks} ranks each" if job.nodes > 1 else f"{ranks} ranks"
     goes_on = "\n# It goes on after its time limit, and after a lost node." if job.restarts else ""
     return "\n".join(
         (
             "#!/bin/bash",
-            f"# Run {launch.run}: {what}, on {job.nodes} nodes with {ranks} ranks each.",
+            f"# Run {launch.run}: {what}, {where}.",
             f"# One task a node: a torchrun, which starts that node's ranks.{goes_on}",
             *(f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None),
             *(["#SBATCH --exclusive"] if job.exclusive else []),
@@ -125,7 +126,11 @@ def _environment(launch: LaunchPlan, job: SlurmSpec) -> str:
         exports.append(fill(text.CPUS, ranks=spec.hosts[0].nproc_per_node))
     if spec.environ.secret:
         names = ", ".join(sorted(spec.environ.secret))
-        exports += [f"# {names}: in a file that only its owner reads", f'. "$RUN/{SECRETS}"']
+        exports += [
+            f"# {names}: in a file that only its owner reads",
+            "# shellcheck source=/dev/null",
+            f'. "$RUN/{SECRETS}"',
+        ]
     return fill(text.ENVIRONMENT, exports="\n".join(exports))
 
 
@@ -144,7 +149,9 @@ def _program(launch: LaunchPlan, run_dir: str) -> str:
         if word.startswith("-") or not lines:
             lines.append([])
         lines[-1].append(_word(word, run_dir))
-    return "\n".join(("program=(", *(f"    {' '.join(line)}" for line in lines), ")"))
+    plain = "# shellcheck disable=SC2016 # a $ in here is meant as it stands\n"
+    begin = f"{plain if any('$' in word for word in words) else ''}program=("
+    return "\n".join((begin, *(f"    {' '.join(line)}" for line in lines), ")"))
 
 
 def _word(word: str, run_dir: str) -> str:
@@ -154,7 +161,10 @@ def _word(word: str, run_dir: str) -> str:
         rest = str(path.relative_to(run_dir))
         if re.fullmatch(r"[\w./-]+", rest):
             return '"$RUN"' if rest == "." else f'"$RUN/{rest}"'
-    return shlex.quote(word)
+    # A comma needs no quotes, but in an array it looks like a mistake.
+    return (
+        f"'{word}'" if re.fullmatch(r"[\w@%+=:./,-]*,[\w@%+=:./,-]*", word) else shlex.quote(word)
+    )
 
 
 def _checked(spec: RunSpec) -> str:

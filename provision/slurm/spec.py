@@ -82,11 +82,19 @@ class SlurmSpec:
     preflight: bool = True
 
 
-def parse_seconds(time: str) -> int | None:
+def parse_seconds(time: object) -> int | None:
     """A time limit in Slurm's notation, in seconds; None for UNLIMITED.
 
-    Raises ConfigError for any other text, and for no time at all.
+    Raises ConfigError for any other text, for no time at all, and for a number: YAML reads 20:00:00
+    as one, of seconds, where Slurm would take it for minutes.
     """
+    if not isinstance(time, str):
+        raise ConfigError(
+            "invoke.yaml, time",
+            found=f"the number {time}",
+            expected="a text, in quotes: YAML takes 20:00:00 for the number 72000",
+            remedy='write time: "20:00:00"',
+        )
     if time.upper() in ("UNLIMITED", "INFINITE"):
         return None
     match = _TIME.fullmatch(time)
@@ -102,7 +110,7 @@ def parse_seconds(time: str) -> int | None:
         "--time",
         found=repr(time),
         expected="minutes, HH:MM:SS or D-HH:MM:SS",
-        remedy="as in --time 20:00:00 (20 hours); in invoke.yaml put it in quotes",
+        remedy="as in --time 20:00:00, which is 20 hours",
     )
 
 
@@ -160,7 +168,7 @@ def parse_slurm_spec(
     *,
     nodes: object,
     gpus: str,
-    time: str,
+    time: object,
     job_name: str,
     partition: str | None = None,
     account: str | None = None,
@@ -175,7 +183,7 @@ def parse_slurm_spec(
     preflight: bool = True,
 ) -> SlurmSpec:
     """The job from flags; ConfigError for the first that Slurm could not take."""
-    limit, (count, kind) = parse_seconds(str(time)), parse_gpus(str(gpus))
+    limit, (count, kind) = parse_seconds(time), parse_gpus(str(gpus))
     if lead < 1 or (limit is not None and lead >= limit):
         raise ConfigError(
             "--lead",

@@ -56,9 +56,10 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))"""
 
 PAUSE = """\
 # Time is nearly up: rank 0 looks for this file after each step. It saves a checkpoint together with
-# the others, writes into the file which step that is, and all ranks end.
+# the others, writes into the file which step that is, and all ranks end. (Slurm may send the signal
+# a minute early: the trap comes first.)
 rm -f "$RUN/pause"
-trap 'woken=1; say "@lead@ s left: asking the run to save"; : >"$RUN/pause"' USR1"""
+trap 'woken=1; say "time is nearly up: asking the run to save"; : >"$RUN/pause"' USR1"""
 
 CHECKS = """\
 # Before any rank starts: is the environment the same on every node, are the GPUs, the model and the
@@ -115,6 +116,10 @@ REPORT = """\
 # What became of every rank; of a failure, which came first, and the exception.
 cause=0
 "$PYTHON" "$RUN/job_end.py" "$ATTEMPT" @ranks@ "$status" || cause=$?"""
+
+REPORT_ONLY = """\
+# What became of every rank; of a failure, which came first, and the exception.
+"$PYTHON" "$RUN/job_end.py" "$ATTEMPT" @ranks@ "$status" || true"""
 
 AGAIN = """\
 # Saved, or no rank is to blame and a node was lost (75): the same job once more, from the newest
