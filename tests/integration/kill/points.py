@@ -1,187 +1,72 @@
-"""A deploy that is broken off anywhere, again and again: `python -m tests.integration.kill.points`.
+"""Deploys that are broken off anywhere: `python -m tests.integration.kill.points`.
 
-    … [--points 20] [--seed N] [--folder /tmp/kill]     as root, from the checkout
+    … [--points 20] [--seed N] [--kinds kill,off,cut,full] [--folder F]        (root)
 
-Hosts are the cluster's (real SSH, disks and power of their own), the command is `invoke deploy` as
-a user types it. What is deployed is small, so that one takes seconds: the checkout is copied, its
-locks/train.lock replaced by one of three small packages, and torch and DeepSpeed are stand-ins
-of their names, without ops. All else is what it always is: store, push, installer, proof, switch.
-
-At each point the next environment is deployed from nothing; at a random moment something breaks:
+Every kind of break in every phase of a deploy, in an order, at a host and at a moment that the
+seed gives:
 
     kill    the controller, with SIGKILL
     off     a host's power; it is booted again
-    cut     a host's link, then the controller is killed; the link is mended
-    full    a host's disk
+    cut     a host's link, until the command gives up; it is mended
+    full    a host's disk, until the command gives up; it has room again
 
-A watcher looks at all hosts all the time: what ``current`` names is whole, down to every file of
-every package. Then the same command again: it must converge, and nothing else may be left.
+At each point the other environment is deployed from an empty store. A watcher looks at all hosts
+all the time: what ``current`` names is whole, down to every file of every package. Then the same
+command again: it must converge, and leave nothing but what a deploy leaves.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import random
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle, islice, pairwise, product
 from pathlib import Path
 from typing import Self
 
-import yaml
-
-from provision.wheel.manifest import Distribution, SourceOf, WheelManifest, apply_manifest
 from tests.integration.cluster import cluster as bed
+from tests.integration.kill.stage import Stage, make_stage
 
-CHECKOUT = Path(__file__).resolve().parents[3]
-KINDS = ("kill", "full", "off", "cut")
-TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
-#: A package's own data: enough for a push to take a while on a machine that does nothing else.
-BULK = 6_000_000
+KINDS = ("kill", "off", "cut", "full")
+#: A deploy's, by the lines that it tells them with; it begins with the hosts' facts.
+PHASES = ("facts", "push", "install", "prove", "switch")
 #: Below ~/.zerofleet after a deploy that came to its end.
 WHOLE = {"store", "envs", "current", "history.jsonl", "lock", "seen"}
-TORCH = '__version__ = "2.13.0+cpu"\n\n\nclass version:\n    cuda = None\n'
+#: Of a disk that is to be full: more than a deploy asks for.
+DISK = "1500m"
+#: A deploy may take a fraction of what the last one took, and so be at its end too early.
+TRIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wheel:
-    """A small wheel: its path, and the size of every file that it installs."""
+class Point:
+    """Where a deploy breaks: at a share (0 to 1) of the time that a phase takes."""
 
-    path: Path
-    name: str
-    version: str
-    sizes: dict[str, int]
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
-
-    @property
-    def line(self) -> str:
-        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n"
+    kind: str
+    phase: str
+    host: str
+    share: float
 
 
-def make_wheel(folder: Path, name: str, version: str, tag: str, files: dict[str, bytes]) -> Wheel:
-    """A wheel as PEP 427 has it."""
-    info = f"{name}-{version}.dist-info"
-    pure = str(tag.endswith("any")).lower()
-    wheel = f"Wheel-Version: 1.0\nRoot-Is-Purelib: {pure}\nTag: {tag}\n".encode()
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
-    whole = {**files, f"{info}/METADATA": metadata, f"{info}/WHEEL": wheel}
-    record = "".join(f"{path},,\n" for path in [*whole, f"{info}/RECORD"])
-    path = folder / f"{name}-{version}-{tag}.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for inner, content in {**whole, f"{info}/RECORD": record.encode()}.items():
-            archive.writestr(inner, content)
-    sizes = {inner: len(content) for inner, content in files.items()}
-    return Wheel(path=path, name=name, version=version, sizes=sizes)
-
-
-def make_deepspeed(folder: Path, torch: Wheel) -> Wheel:
-    """The wheel to deploy, with its manifest beside it."""
-    ops = "deepspeed/ops/op_builder"
-    files = {
-        "deepspeed/__init__.py": b'__version__ = "0.19.8"\n',
-        "deepspeed/ops/__init__.py": b"",
-        f"{ops}/__init__.py": b"",
-        f"{ops}/all_ops.py": b"ALL_OPS = {}\n",
-        f"{ops}/builder.py": b"class OpBuilder:\n    pass\n",
-    }
-    made = make_wheel(folder, "deepspeed", "0.19.8", f"{TAG}-{TAG}-linux_x86_64", files)
-    manifest = WheelManifest(
-        wheel=made.path.name, sha256=made.sha256, size=made.path.stat().st_size,
-        deepspeed="0.19.8", accelerator="cpu", ops_asked=(), ops=(), not_loaded={},
-        torch="2.13.0+cpu", torch_dist="2.13.0+cpu", torch_cuda=None, python_tag=TAG,
-        platform="linux_x86_64", toolkit=None, arch_list=(), ptx=(), archs_checked=False,
-        cpu="x86-64-v2", isa_checked=True, glibc="2.17", glibcxx="3.4.19", compiler="none",
-        source=SourceOf(name="deepspeed", sha256="0" * 64), built_at="2026-01-01T00:00:00+00:00",
-        requires=(Distribution(name="torch", version="2.13.0+cpu", sha256=torch.sha256),),
-    )  # fmt: skip
-    apply_manifest(manifest, folder)
-    return made
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Two hosts, two environments that differ in one package, and the user's folder."""
-
-    folder: Path
-    cluster: bed.Cluster
-    environ: dict[str, str]
-    locks: tuple[str, str]
-    sizes: dict[str, tuple[int, ...]]
-
-    @property
-    def lock(self) -> Path:
-        return self.folder / "checkout" / "locks" / "train.lock"
-
-    def start(self, *args: str) -> subprocess.Popen[str]:
-        """``invoke args --json``, in the controller's network."""
-        argv = [*self.cluster.entry(), sys.executable, "-P", "-m", "invoke"]
-        argv += ["--search-root", str(self.folder / "checkout"), *args, "--json"]
-        return subprocess.Popen(
-            argv, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def invoke(self, *args: str) -> tuple[int, dict[str, object], str]:
-        """(exit code, JSON object, what else it said) of a command."""
-        process = self.start(*args)
-        out, err = process.communicate(timeout=180)
-        return process.returncode, json.loads(out) if out else {}, err
-
-
-def make_stage(folder: Path, hosts: int = 2, cache: Path | None = None) -> Stage:
-    """Everything, in a folder of its own; ``cache`` keeps what has to be downloaded (uv)."""
-    checkout, wheels, house = (folder / name for name in ("checkout", "wheels", "house"))
-    for path in (wheels, house):
-        path.mkdir(parents=True)
-    for name in ("provision", "locks", "trainer", "zero_configs", "recipes"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(CHECKOUT / name, checkout / name, ignore=ignored)
-    shutil.copy(CHECKOUT / "tasks.py", checkout)
-    torch = make_wheel(
-        house, "torch", "2.13.0+cpu", f"{TAG}-{TAG}-linux_x86_64",
-        {"torch/__init__.py": TORCH.encode()},
-    )  # fmt: skip
-    deepspeed = make_deepspeed(wheels, torch)
-    bulk = random.Random(1).randbytes(BULK)
-    big = make_wheel(
-        house, "big", "1.0", "py3-none-any", {"big/__init__.py": b"", "big/data": bulk}
-    )
-    ones = [
-        make_wheel(house, "one", version, "py3-none-any", {"one/__init__.py": version.encode()})
-        for version in ("1.0", "2.0")
+def choose_points(count: int, seed: int, hosts: Sequence[str], kinds: Sequence[str]) -> list[Point]:
+    """Every kind in every phase before any comes twice; the rest is the seed's."""
+    chance = random.Random(seed)
+    pairs = list(product(kinds, PHASES))
+    chance.shuffle(pairs)
+    return [
+        Point(kind=kind, phase=phase, host=chance.choice(hosts), share=chance.random())
+        for kind, phase in islice(cycle(pairs), count)
     ]
-    sizes: dict[str, tuple[int, ...]] = {}
-    for wheel in (torch, deepspeed, big, *ones):
-        for path, size in wheel.sizes.items():
-            sizes[path] = (*sizes.get(path, ()), size)
-    # Where hosts install from an index, theirs is a folder in their homes.
-    home = folder / "seed"
-    shutil.copytree(house, home / "house")
-    (home / ".config" / "pip").mkdir(parents=True)
-    config = f"[global]\nno-index = true\nfind-links = {folder / 'home' / 'house'}\n"
-    (home / ".config" / "pip" / "pip.conf").write_text(config)
-    cluster = bed.start(folder / "cluster", hosts, home=str(folder / "home"), lower=[str(home)])
-    settings = {
-        "hosts": str(cluster.folder / "hosts.txt"), "ssh_config": str(cluster.ssh_config),
-        "wheels": str(wheels), "connect_timeout": 5,
-    }  # fmt: skip
-    (checkout / "invoke.yaml").write_text(yaml.safe_dump({"zerofleet": settings}))
-    environ = {**os.environ, "PIP_FIND_LINKS": str(house)}
-    environ["XDG_CACHE_HOME"] = str(cache or folder / "cache")
-    locks = (big.line + ones[0].line, big.line + ones[1].line)
-    return Stage(folder=folder, cluster=cluster, environ=environ, locks=locks, sizes=sizes)
 
 
 @dataclass
@@ -206,7 +91,7 @@ class Watcher:
         self.thread.join()
 
     def watch(self) -> None:
-        while not self.ended.wait(0.005):
+        while not self.ended.wait(0.01):
             for node in self.stage.cluster.nodes:
                 pid = node.pid
                 if pid and (wrong := self.look(node)) and node.pid == pid and bed.started(pid):
@@ -230,26 +115,75 @@ class Watcher:
             if found not in sizes:
                 missing.append(f"{path} ({found} bytes)")
         self.looks += 1
-        try:  # a clean may take an environment away only after ``current`` left it
+        try:  # another may be in use by now, and this one gone
             same = str((root / "current").readlink()) == name
         except OSError:
             same = False
         return f"{name} lacks {', '.join(missing[:3])}" if missing and same else ""
 
 
+@dataclass
+class Running:
+    """A deploy under way: the phase that it is in, and since when."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+    since: dict[str, float] = field(default_factory=dict)
+    begun: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        self.since["facts"] = time.monotonic()
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+        self.thread.start()
+
+    def _listen(self) -> None:
+        for line in self.process.stderr or ():
+            with self.begun:
+                self.said.append(line.rstrip())
+                if (word := line.partition(":")[0]) in PHASES:
+                    self.since.setdefault(word, time.monotonic())
+                self.begun.notify_all()
+        with self.begun:
+            self.since["end"] = time.monotonic()
+            self.begun.notify_all()
+
+    def wait_for(self, phase: str) -> None:
+        """Return when it is in that phase, or has ended."""
+        with self.begun:
+            self.begun.wait_for(lambda: {phase, "end"} & {*self.since}, timeout=300)
+
+    @property
+    def lasted(self) -> dict[str, float]:
+        """Seconds of the phases that it came to the end of."""
+        at = [(phase, self.since[phase]) for phase in (*PHASES, "end") if phase in self.since]
+        return {phase: after - begun for (phase, begun), (_, after) in pairwise(at)}
+
+    def wait(self) -> int:
+        """Its exit code, when it has one."""
+        self.thread.join(timeout=300)
+        self.process.communicate(timeout=10)
+        return self.process.returncode
+
+    @property
+    def phase(self) -> str:
+        """The phase that it is in, or was when it ended."""
+        return next((phase for phase in reversed(PHASES) if phase in self.since), "")
+
+
 def left_over(node: bed.Node, home: str) -> list[str]:
-    """What a deploy that came to its end should not have left on a host."""
+    """What a deploy that came to its end should not have left: files, processes, open ports."""
     root = Path(f"/proc/{node.pid}/root{home}/.zerofleet")
     odd = [path.name for path in root.iterdir() if path.name not in WHOLE]
     odd += [str(path.relative_to(root)) for path in root.glob("store/*/*.part*")]
     for path in (root / "envs").iterdir():
         if path.suffix != ".lock" and not (path / "complete.json").is_file():
             odd.append(f"envs/{path.name}")
-    return odd
+    ports = node.run(["ss", "--listening", "--tcp", "--no-header"]).splitlines()
+    return odd + at_work(node) + ports[1:]  # one is its SSH server's
 
 
 def at_work(node: bed.Node) -> list[str]:
-    """Processes of a deploy on a host: all but its own PID 1, its sshd, and logins."""
+    """Processes of a command on a host: all but its own PID 1, its sshd, and logins."""
     known = ("sshd", "sh ", "/bin/sh", "bash", "sftp")
     commands = node.commands().values()
     return [
@@ -257,107 +191,127 @@ def at_work(node: bed.Node) -> list[str]:
     ]
 
 
-def prepare(stage: Stage, number: int, kind: str, victim: bed.Node) -> None:
-    """The next environment is not there yet, nor anything that it is made from."""
-    stage.lock.write_text(stage.locks[number % 2])
-    code, answer, err = stage.invoke("deploy", "--dry-run")
-    assert code == 0, err[-2000:]
-    name = str(answer["plan"]).partition("envs/")[2][:16]
+def clear(stage: Stage, number: int) -> None:
+    """Neither the environment that comes next is there, nor anything that it is made from."""
+    stage.choose(number)
+    name = stage.names[number]
     for node in stage.cluster.nodes:
         gone = f"cd ~/.zerofleet 2>/dev/null && rm -rf store envs/{name} envs/{name}.lock; true"
         node.run(["sh", "-c", gone])
-    if kind == "full":
-        root = f"{stage.cluster.home}/.zerofleet"
-        fill = (
-            f"mkdir -p {root} && cp -a {root} /run/kept && mount -t tmpfs -o size=1400m kill {root}"
-        )
-        victim.run(["sh", "-c", f"{fill} && cp -a /run/kept/. {root}/ && rm -r /run/kept"])
 
 
-def strike(stage: Stage, kind: str, victim: bed.Node, deploy: subprocess.Popen[str]) -> str:
-    """Break something; the end of the deploy, if it was not killed."""
-    if kind == "off":
-        victim.off()
-        victim.start()
+@contextmanager
+def small_disk(stage: Stage, host: str) -> Iterator[None]:
+    """~/.zerofleet on a disk of its own, which can be full; what is there then stays."""
+    node = stage.cluster.node(host)
+    root = shlex.quote(f"{stage.cluster.home}/.zerofleet")
+    keep, put = f"mkdir -p {root} && cp -a {root} /run/kept", f"cp -a /run/kept/. {root}/"
+    mount = f"mount -t tmpfs -o mode=700,size={DISK} small {root}"
+    node.run(["sh", "-ec", f"{keep}; {mount}; {put}; rm -r /run/kept"])
+    yield
+    node.run(["sh", "-ec", f"{keep}; umount {root}; rm -rf {root}; mkdir -m 700 {root}; {put}"])
+    node.run(["rm", "-r", "/run/kept"])
+
+
+def strike(stage: Stage, kind: str, node: bed.Node, deploy: Running) -> int:
+    """Break something, and mend it once the deploy has ended; its exit code."""
+    root = shlex.quote(f"{stage.cluster.home}/.zerofleet")
+    if kind == "kill":
+        deploy.process.send_signal(signal.SIGKILL)
+    elif kind == "off":
+        node.off()
+        node.start()
+    elif kind == "cut":
+        node.cut()
+    else:  # as large as what is on it; refused if that grows meanwhile
+        used = f"$(df -k --output=used {root} | tail -n 1)k"
+        node.run(["sh", "-c", f"until mount -o remount,size={used} {root}; do :; done"])
+    code = deploy.wait()
+    if kind == "cut":
+        node.mend()
     elif kind == "full":
-        filler = f"{stage.cluster.home}/.zerofleet/filler"
-        victim.run(["sh", "-c", f"dd if=/dev/zero of={filler} bs=64k 2>/dev/null; true"])
-    else:
-        if kind == "cut":
-            victim.cut()
-        deploy.send_signal(signal.SIGKILL)
-        if kind == "cut":
-            time.sleep(0.5)
-            victim.mend()
-    _, err = deploy.communicate(timeout=180)
-    if kind == "full":
-        victim.run(["rm", "-f", f"{stage.cluster.home}/.zerofleet/filler"])
-    return err
+        node.run(["sh", "-c", f"mount -o remount,size={DISK} {root}"])
+    return code
 
 
-def apply_point(stage: Stage, number: int, kind: str, victim: bed.Node, delay: float) -> str:
-    """One point: break a deploy off, look, deploy again, look; a line that says what happened."""
-    prepare(stage, number, kind, victim)
+def apply_strike(stage: Stage, point: Point, lasts: dict[str, float]) -> str:
+    """Break a deploy off: the phase that was hit, and the deploy's last words; "" if it missed.
+
+    ``lasts``: the fewest seconds that each phase has taken; brought up to date.
+    """
+    node, deploy = stage.cluster.node(point.host), Running(stage.start("deploy"))
+    deploy.wait_for(point.phase)
+    time.sleep(point.share * lasts[point.phase])
+    phase = deploy.phase
+    late = "end" in deploy.since
+    code = strike(stage, point.kind, node, deploy)
+    for each, seconds in deploy.lasted.items():
+        if late or each != phase:
+            lasts[each] = min(lasts[each], seconds)
+    words = "" if code < 0 else deploy.said[-1][:200] if code else "it came to its end"
+    return "" if late else f"{phase:8} {words}"
+
+
+def apply_point(stage: Stage, number: int, point: Point, lasts: dict[str, float]) -> str:
+    """Break a deploy off, deploy again, look at everything; what happened, as a row."""
     with Watcher(stage=stage) as watcher:
-        deploy = stage.start("deploy")
-        time.sleep(delay)
-        ended = deploy.poll() is not None
-        said = strike(stage, kind, victim, deploy)
-        phase = next((x for x in reversed(said.splitlines()) if x.split(":")[0] in PHASES), "facts")
-        code, _, err = stage.invoke("deploy", "--wait", "120")
-    assert code == 0, f"{kind} after {delay:.2f} s: no convergence: {err[-3000:]}"
+        for _ in range(TRIES):
+            clear(stage, number % 2)
+            if hit := apply_strike(stage, point, lasts):
+                break
+            stage.choose((number + 1) % 2)  # it came to its end before: another is in use again
+            stage.deploy()
+        began = time.monotonic()
+        stage.deploy("--wait", "120")
+        seconds = time.monotonic() - began
     assert not watcher.wrong, watcher.wrong[:5]
-    used = {n.path("~/.zerofleet/current").readlink() for n in stage.cluster.nodes}
-    assert len(used) == 1, used
-    for node in stage.cluster.nodes:
-        assert not (left := left_over(node, stage.cluster.home)), f"{node.name}: {left}"
-        assert not at_work(node), at_work(node)
-    if kind == "full":
-        unmount(stage, victim)
-    where = f"{kind} {victim.name} after {delay:.2f} s, in {phase.split(':')[0]}"
-    return f"{where}{' (at its end)' if ended else ''}: converged; {watcher.looks} looks, all whole"
+    used = {n.path("~/.zerofleet/current").readlink().name for n in stage.cluster.nodes}
+    assert used == {stage.names[number % 2]}, used
+    left = {n.name: left_over(n, stage.cluster.home) for n in stage.cluster.nodes}
+    assert not any(left.values()), left
+    return f"{seconds:5.1f} s {watcher.looks:6}  {hit or 'missed'}"
 
 
-#: Lines by which a deploy tells where it is.
-PHASES = ("push", "install", "prove", "switch", "download", "switch back")
-
-
-def unmount(stage: Stage, node: bed.Node) -> None:
-    """The host's own disk again, with what is deployed now."""
-    root = f"{stage.cluster.home}/.zerofleet"
-    keep = (
-        f"cp -a {root} /run/kept && umount {root} && rm -rf {root}/* && cp -a /run/kept/. {root}/"
-    )
-    node.run(["sh", "-c", f"{keep} && rm -r /run/kept"])
-
-
-def apply_points(stage: Stage, count: int, seed: int, say: object = print) -> None:
-    """So many points, each kind in turn; the moments and hosts are the seed's."""
-    assert callable(say)
-    chance = random.Random(seed)
-    stage.lock.write_text(stage.locks[1])
-    began = time.monotonic()
-    code, _, err = stage.invoke("deploy")
-    assert code == 0, err[-3000:]
-    lasts = time.monotonic() - began
-    say(f"seed {seed}; a deploy takes {lasts:.1f} s")
-    for number in range(count):
-        kind, victim = KINDS[number % len(KINDS)], chance.choice(stage.cluster.nodes)
-        say(apply_point(stage, number, kind, victim, chance.uniform(0.1, lasts)))
+def apply_points(stage: Stage, points: Sequence[Point], say: Callable[[str], None] = print) -> None:
+    """One after another, on hosts that have an environment in use; a row for each."""
+    stage.choose(1)
+    deploy = Running(stage.start("deploy"))
+    assert deploy.wait() == 0, deploy.said[-5:]
+    lasts = deploy.lasted
+    say("kind  host   aimed at        again  looks  hit      broken off with")
+    for number, point in enumerate(points):
+        row = f"{point.kind:5} {point.host:6} {f'{point.phase} {100 * point.share:.0f} %':12} "
+        full = point.kind == "full"
+        try:
+            with small_disk(stage, point.host) if full else nullcontext():
+                row += apply_point(stage, number, point, lasts)
+        except AssertionError:
+            say(row + "did not converge")
+            raise
+        say(row)
+    say(f"{len(points)} points: all converged; what was in use was whole at every look")
 
 
 def main(argv: Sequence[str]) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(usage=str(__doc__))
+    usage = str(__doc__)
+    parser = argparse.ArgumentParser(
+        usage=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--points", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--folder", type=Path, default=Path("kill"))
+    parser.add_argument("--kinds", type=lambda text: text.split(","), default=KINDS)
+    parser.add_argument("--folder", type=Path, help="an empty one (default: a temporary one)")
     args = parser.parse_args(argv)
-    stage = make_stage(args.folder.resolve())
-    try:
-        apply_points(stage, args.points, args.seed)
-    finally:
-        stage.cluster.close()
+    with tempfile.TemporaryDirectory(prefix="kill-") as temporary:
+        kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        stage = make_stage((args.folder or Path(temporary)).resolve(), cache=kept)
+        try:
+            print(f"seed {args.seed}")
+            hosts = [node.name for node in stage.cluster.nodes]
+            apply_points(stage, choose_points(args.points, args.seed, hosts, args.kinds))
+        finally:
+            stage.cluster.close()
     return 0
 
 
