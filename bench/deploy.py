@@ -2,6 +2,7 @@
 
     python bench/deploy.py                        100 MB, every way, every number of hosts (minutes)
     python bench/deploy.py --mb 20 --hosts 1,16 --ways ours,scp
+    python bench/deploy.py --again 4              deploys to 4 hosts that change nothing, or little
 
 The hosts are namespaces of this machine (tests/integration/cluster; root), each with a link of its
 own: what it sends, and what the controller sends, is limited by tc to --mbit. The limits beside
@@ -10,6 +11,9 @@ link; a chain that streams sends it once over each link, all at the same time, e
 the one before. Every figure is the whole command, its own start included; the file is new each
 time. A way whose program is not there is named and left out; Ansible and clush get an environment
 in --folder (pip, pinned).
+
+--again deploys a small environment (tests/integration/kill/stage.py), then the same again, beside
+`ssh HOST true` to all hosts at once over new connections; then one with a single package changed.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from provision.push.parcel import CHUNK  # noqa: E402
 from tests.integration.cluster import cluster as bed  # noqa: E402
+from tests.integration.kill.stage import Stage, make_stage  # noqa: E402
 
 PEERS = ("ansible-core==2.19.14", "ClusterShell==1.9.3")
 FABRIC = """\
@@ -132,6 +138,42 @@ def compare(folder: Path, cluster: bed.Cluster, options: argparse.Namespace) -> 
     (folder / "deploy.json").write_text(json.dumps({"bytes": size, "rows": rows}))
 
 
+def timed(argv: Sequence[str], stage: Stage) -> float:
+    """Wall seconds of a command in the controller's network."""
+    began = time.perf_counter()
+    subprocess.run([*stage.cluster.entry(), *argv], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def deploy_again(folder: Path, hosts: int) -> None:
+    """What a deploy takes that finds nothing to do, or one package; seconds are medians of five."""
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    stage = make_stage(folder, hosts, cache=kept)
+    config = shlex.quote(str(stage.cluster.ssh_config))
+    logins = [f"ssh -F {config} {node.name} true &" for node in stage.cluster.nodes]
+    try:
+        stage.choose(0)
+        whole = stage.deploy()["hosts"]["node1"]["bytes_sent"]
+        logged, deployed, sent = [], [], 0
+        for _ in range(5):
+            logged.append(timed(["sh", "-c", " ".join([*logins, "wait"])], stage))
+            began = time.perf_counter()
+            answer = stage.deploy()
+            deployed.append(time.perf_counter() - began)
+            sent += sum(host["bytes_sent"] for host in answer["hosts"].values())
+        stage.choose(1)
+        changed = stage.deploy()["hosts"]
+    finally:
+        stage.cluster.close()
+    login, again = statistics.median(logged), statistics.median(deployed)
+    print(f"ssh true to {hosts} hosts, side by side, new connections: {login:.2f} s")
+    print(
+        f"deploy with nothing changed: {again:.2f} s, {again / login:.1f} x that; {sent} bytes sent"
+    )
+    each = ", ".join(f"{host} {one['bytes_sent']:,}" for host, one in changed.items())
+    print(f"deploy with one package changed: bytes sent: {each}; the first time {whole:,} each")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--mb", type=int, default=100)
@@ -141,12 +183,16 @@ def main() -> None:
     )
     every = ["ours", "scp", "rsync", "ansible", "clush", "fabric"]
     parser.add_argument("--ways", type=lambda text: text.split(","), default=every)
+    parser.add_argument("--again", type=int, metavar="HOSTS", help="measure deploys instead")
     parser.add_argument("--folder", type=Path, help="kept between runs (default: a new one)")
     options = parser.parse_args()
     if lacking := bed.missing():
         raise SystemExit(f"bench/deploy.py: {lacking}")
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="bench-deploy-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    if options.again:
+        deploy_again(Path(tempfile.mkdtemp(dir=folder)), options.again)
+        return
     if {"ansible", "clush"} & set(options.ways):
         peers(folder)
     cluster = bed.start(Path(tempfile.mkdtemp(dir=folder)), max(options.hosts))
