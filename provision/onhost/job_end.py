@@ -53,7 +53,8 @@ def read_exit(attempt: str, node_rank: int, ranks: int, status: int) -> dict[str
     failure = own_failure(folder, plan, end)
     if failure is not None and failure["rank"] is None and not is_own(failure):
         # No rank of it failed: torchrun was ended, by srun or with its node.
-        end["cause"], end["own"] = {"kind": "asked", "reason": "srun", "at": time.time()}, False
+        end["cause"] = {"kind": "asked", "reason": "srun", "at": time.time()}
+        end["stopped_at"] = time.time()
     found = node_exit(folder, plan, end)
     return {**found, "loss": read_metrics(run_dir)["loss"] if node_rank == 0 else found["loss"]}
 
