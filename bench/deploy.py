@@ -69,8 +69,10 @@ def peers(folder: Path) -> Path:
     return binaries
 
 
-def ways(folder: Path, cluster: bed.Cluster, names: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """Name → command that puts ``folder/file`` onto these hosts, side by side."""
+def ways(
+    folder: Path, cluster: bed.Cluster, names: Sequence[str], asked: Sequence[str]
+) -> Mapping[str, Sequence[str]]:
+    """Name → command that puts ``folder/file`` onto these hosts, side by side; those asked for."""
     config, source = str(cluster.ssh_config), str(folder / "file")
     binaries = folder / "peers" / "bin"
     (folder / "chosen.txt").write_text("".join(f"{name}\n" for name in names))
@@ -88,10 +90,10 @@ def ways(folder: Path, cluster: bed.Cluster, names: Sequence[str]) -> Mapping[st
         "clush": [*clush, "-c", source, "--dest", "pushed"],
         "fabric": [sys.executable, str(folder / "fabric_put.py"), config, source, *names],
     }
-    for name in [name for name in found if not runs(name, found[name][0])]:
+    for name in [name for name in asked if not runs(name, found[name][0])]:
         print(f"{name}: not on this machine, left out", file=sys.stderr)
         del found[name]
-    return found
+    return {name: found[name] for name in asked if name in found}
 
 
 def runs(name: str, program: str) -> bool:
@@ -106,6 +108,7 @@ def measure(argv: Sequence[str], folder: Path, cluster: bed.Cluster) -> float:
     environ = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)}
     environ |= {"ANSIBLE_SSH_ARGS": f"-F {cluster.ssh_config}", "ANSIBLE_NOCOLOR": "1"}
     environ |= {"ANSIBLE_PYTHON_INTERPRETER": "/usr/bin/python3"}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # Python programs, ours among them, start as usual
     began = time.perf_counter()
     done = subprocess.run(
         [*cluster.entry(), *argv], cwd=folder, env=environ, stdin=subprocess.DEVNULL,
@@ -122,12 +125,13 @@ def compare(folder: Path, cluster: bed.Cluster, options: argparse.Namespace) -> 
     size, link = options.mb * 10**6, options.mbit * 1e6 / 8
     once, table = size / link, {}
     for count in options.hosts:
-        chosen = ways(folder, cluster, [node.name for node in cluster.nodes[:count]])
+        names = [node.name for node in cluster.nodes[:count]]
+        chosen = ways(folder, cluster, names, options.ways)
         chain = once + (count - 1) * CHUNK / link
         print(f"{count} hosts: star {count * once:.1f} s, chain {chain:.1f} s by the links alone")
-        for name in [name for name in options.ways if name in chosen]:
+        for name, command in chosen.items():
             (folder / "file").write_bytes(os.urandom(size))
-            seconds = table[name, count] = measure(chosen[name], folder, cluster)
+            seconds = table[name, count] = measure(command, folder, cluster)
             ratio = seconds / table[name, options.hosts[0]]
             first = f"{ratio:5.2f} x its {options.hosts[0]}"
             print(
