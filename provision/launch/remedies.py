@@ -34,6 +34,13 @@ def _known(words: str, cause: str, remedy: str, source: str) -> Remedy:
 #: The first that fits counts.
 REMEDIES = (
     _known(
+        r"NVRM: Xid",
+        "a GPU of that host failed, by its driver's own word",
+        "look its Xid up: a program may cause 13, 31, 43 and 45; for others reset or replace the "
+        "GPU, and go on without it (--exclude)",
+        "https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html",
+    ),
+    _known(
         r"EADDRINUSE|[Aa]ddress already in use",
         "another process listens on the run's port",
         "give another --master-port, or end the run that has it (invoke runs)",

@@ -20,6 +20,7 @@ from provision.onhost.folder import (
     read_metrics,
     read_text,
 )
+from provision.onhost.kernel import XID
 
 # How a rank's end reads when another rank's end caused it (torch's gloo and NCCL messages).
 SYMPTOM = re.compile(
@@ -201,7 +202,15 @@ def own_failure(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict
     if failure and failure["exit"] == -signal.SIGKILL and end["oom_kills"]:
         failure["reason"] += "; meanwhile the kernel ended %d process(es) here for want of memory"
         failure["reason"] %= end["oom_kills"]
-    return failure
+    return failure and with_kernel(failure, end.get("kernel") or [])
+
+
+def with_kernel(failure: dict[str, Any], said: list[str]) -> dict[str, Any]:
+    """The failure with what the kernel said meanwhile: of a GPU that failed in the reason, too."""
+    xids = [line for line in said if XID.match(line)]
+    if xids and not failure["symptom"]:
+        failure["reason"] += "; meanwhile the GPU's driver said %s" % xids[0]
+    return {**failure, "lines": [*failure["lines"], *["kernel: " + line for line in said]]}
 
 
 def judge_end(
@@ -226,7 +235,8 @@ def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[s
     ``end`` is what the supervisor saw: ``code`` (torchrun's wait status), ``error`` (why torchrun
     was not even started), ``started_at``, ``torchrun_ended_at``, ``stopped_at`` (None unless the
     supervisor stopped it), ``cause`` and ``own`` (why the run ends: heartbeat.py), ``oom_kills`` of
-    the host meanwhile (None: unknown), ``left`` (pids that SIGKILL did not end).
+    the host meanwhile (None: unknown), ``kernel`` (what kernel.py found), ``left`` (pids that
+    SIGKILL did not end).
     """
     code, cause, until = end["code"], end.get("cause"), blame_until(end)
     state, failure = "finished", None

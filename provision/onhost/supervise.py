@@ -42,6 +42,7 @@ from provision.onhost.folder import (
     write_json,
 )
 from provision.onhost.heartbeat import LOST_AFTER, Circle, Heartbeat, HeartbeatError, make_cause
+from provision.onhost.kernel import read_evidence
 from provision.onhost.processes import (
     PR_SET_CHILD_SUBREAPER,
     PR_SET_PDEATHSIG,
@@ -348,6 +349,8 @@ def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
     oom_after = read_oom_kills()
     if oom_before is not None and oom_after is not None:
         node.end["oom_kills"] = oom_after - oom_before
+    if node.end["code"] != 0:
+        node.end["kernel"] = read_evidence(node.end["started_at"])
     node.settle()
     node.end["left"] = end_children(node.patience(), node.turn)
     ended = node.conclude()

@@ -18,6 +18,8 @@ from provision.launch.remedies import REMEDIES, find_remedy
         ("killed by signal 7 (SIGBUS)", "shared memory"),
         ("torch.AcceleratorError: CUDA error: no kernel image is available for execution on the "
          "device", "compiled code in use"),
+        ("RuntimeError: CUDA error: unspecified launch failure; meanwhile the GPU's driver said "
+         "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.", "a GPU of that host"),
         ("ncclInvalidUsage: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
          "two ranks were given one GPU"),
         ("ModuleNotFoundError: No module named 'flash_attn'", "the environment of that host"),
