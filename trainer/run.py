@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from trainer import features, model
+from trainer import engine, features, model
 from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
@@ -56,7 +56,9 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
             print(f"trainer: {line}", file=sys.stderr, flush=True)
 
     set_seed(training.seed)
-    if not training.deepspeed and training.world_size > 1:
+    if training.deepspeed:
+        engine.spare_compiler(training.hf_deepspeed_config.config)
+    elif training.world_size > 1:
         say("no --deepspeed: plain data parallel, every rank holds everything")
     tokenizer = model.load_tokenizer(model_args, chats=objective.chats)
     if remark := objective.remark(tokenizer):

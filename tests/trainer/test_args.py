@@ -72,9 +72,14 @@ def test_a_misspelt_flag_is_refused_rather_than_guessed() -> None:
         parse_args([*GIVEN, "--learning_rat", "1"])
 
 
-def test_the_timeout_reaches_the_process_group() -> None:
+def test_a_rank_s_start() -> None:
+    """In one process, because its imports take seconds: the group's timeout, and no compiler."""
     code = (
-        "import torch.distributed as d; from trainer.args import parse_args;"
+        "import sys, torch.distributed as d; from trainer import engine;"
+        "engine.spare_compiler({}); from deepspeed.runtime.zero import stage3;"
+        "from deepspeed.runtime.zero.muon.original_muon import muon_update;"
+        "print('compiler', 'torch._inductor.compile_fx' in sys.modules);"
+        "from trainer.args import parse_args;"
         f"parse_args({[*GIVEN, '--ddp_timeout', '77']!r});"
         "print('timeout', d.distributed_c10d._get_default_timeout, "
         "d.group.WORLD._get_backend(__import__('torch').device('cpu')).options._timeout)"
@@ -96,3 +101,4 @@ def test_the_timeout_reaches_the_process_group() -> None:
         check=True,
     )
     assert "0:01:17" in result.stdout
+    assert "compiler False" in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +173,10 @@ def test_a_bad_row_stops_the_run(
     features = load(path, tokenizer, 99, skip_bad=True)
     assert (len(features.rows), features.counts.bad) == (1, 1)
     assert "1 bad rows skipped" in str(features)
+    lines = [json.dumps({"messages": CONVERSATION})] * 9
+    path.write_text("\n".join([*lines[:6], '{"messages": [', *lines[6:]]))
+    with pytest.raises(RequestError, match=r"rows.jsonl:7: found invalid JSON"):
+        load(path, tokenizer, 99)
     missing = path.with_name("missing.jsonl")  # a file is no row
     with pytest.raises(RequestError, match="no such file"):
         load(missing, tokenizer, 99, skip_bad=True)

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from trainer.args import LoraArgs, ModelArgs, SftArgs
 from trainer.errors import RequestError
-from trainer.model import attach_lora, fit_vocabulary, load_model, load_tokenizer, weights_dtype
+from trainer.model import (
+    attach_lora,
+    fit_length,
+    fit_vocabulary,
+    load_model,
+    load_tokenizer,
+    weights_dtype,
+)
 
 
 @pytest.fixture
@@ -40,6 +47,24 @@ def test_all_means_every_linear_layer_but_the_output(
     lora = attach_lora(model, LoraArgs(), training)
     assert adapted(lora) == linear - {"lm_head"}
     assert all(("lora_" in n) == p.requires_grad for n, p in lora.named_parameters())
+
+
+#: Of each layer, by hand: what ``--target_modules all`` has to mean.
+LINEAR = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama", "mistral"])
+def test_the_layers_of_families_by_hand(kind: str, training: SftArgs) -> None:
+    config = AutoConfig.for_model(
+        kind, vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    lora = attach_lora(AutoModelForCausalLM.from_config(config), LoraArgs(), training)
+    expected = {f"model.layers.{layer}.{name}" for layer in (0, 1) for name in LINEAR}
+    assert adapted(lora) == expected
 
 
 def test_named_targets_and_no_others(model: PreTrainedModel, training: SftArgs) -> None:
@@ -88,6 +113,12 @@ def test_a_larger_tokenizer_is_an_error(
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(RequestError, match="1025 tokens, the model 1024"):
         fit_vocabulary(model, tokenizer)
+
+
+def test_rows_longer_than_the_model_is_an_error(model: PreTrainedModel) -> None:
+    fit_length(model, 4096, "--model_max_length")
+    with pytest.raises(RequestError, match="--block_size 4097: the model has 4096 positions"):
+        fit_length(model, 4097, "--block_size")
 
 
 def test_full_training_without_deepspeed_keeps_fp32_weights(training: SftArgs) -> None:

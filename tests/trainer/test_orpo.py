@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from trainer.data import MASKED
 from trainer.errors import RequestError
 from trainer.orpo import (
     OrpoDataArgs,
+    OrpoTrainer,
     PairCollator,
     log_odds_ratio,
     make_encoder,
@@ -60,6 +63,41 @@ def test_log_p_counts_each_label_once_and_nothing_else() -> None:
     assert logps.tolist() == [[pytest.approx(math.log(0.75)), 0, pytest.approx(math.log(0.25))]]
     expected = (math.log(0.75) + math.log(0.25)) / 2
     assert mean_logps(logps, labels).item() == pytest.approx(expected)
+
+
+def test_loss_and_gradient_of_a_pair_by_hand() -> None:
+    # Words 0 and 1; a prompt of one word, answers of one: 1 is preferred to 0. Logits after the
+    # prompt are (0, ln 3) and (0, ln 2): p(chosen) = 3/4, p(rejected) = 1/3; odds 3 and 1/2.
+    free = torch.tensor([math.log(3), math.log(2)], requires_grad=True)
+
+    def network(**inputs: Any) -> Any:
+        logits = torch.zeros(2, 2, 2)
+        return SimpleNamespace(
+            logits=logits.index_put(
+                (torch.arange(2), torch.tensor([0, 0]), torch.tensor([1, 1])), free
+            )
+        )
+
+    batch = {
+        "input_ids": torch.tensor([[0, 1], [0, 0]]),
+        "attention_mask": torch.ones(2, 2, dtype=torch.int64),
+        "labels": torch.tensor([[MASKED, 1], [MASKED, 0]]),
+    }
+    network.training = True  # type: ignore[attr-defined]
+    figures: dict[str, Any] = {}
+    trainer: Any = SimpleNamespace(
+        args=SimpleNamespace(orpo_beta=0.1), _count=lambda _, **found: figures.update(found)
+    )
+    loss = OrpoTrainer.compute_loss(trainer, network, batch)
+    # -log 3/4, and 0.1 x -log sigmoid(log 6) = 0.1 x log 7/6
+    assert loss.item() == pytest.approx(math.log(4 / 3) + 0.1 * math.log(7 / 6), abs=1e-6)
+    loss.backward()
+    # The log odds ratio is the sum of both logits: each gets -0.1 x (1 - sigmoid(log 6)) = -0.1/7,
+    # the preferred one also -(1 - 3/4).
+    assert free.grad is not None
+    assert free.grad.tolist() == pytest.approx([-0.25 - 0.1 / 7, -0.1 / 7], abs=1e-6)
+    assert figures["log_odds"].item() == pytest.approx(math.log(6), abs=1e-6)
+    assert figures["accuracy"].item() == 1
 
 
 def test_the_last_answer_alone_is_compared(tokenizer: PreTrainedTokenizerFast) -> None:
