@@ -18,7 +18,8 @@ from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
 from provision.slurm.render import FROM_JOB_ID, MASTER_ADDR, render
 from provision.slurm.spec import RESTARTS, SlurmSpec, parse_slurm_spec
-from provision.slurm.submit import apply_folder, apply_submit, read_forecast
+from provision.slurm.submit import apply_folder, read_forecast
+from provision.slurm.waiting import apply_queued
 from provision.wheel.manifest import read_wheel
 
 #: What the seeds' job files ask of each node, where a run says nothing else.
@@ -136,13 +137,18 @@ def apply_slurm(out: Answer, s: Settings) -> None:
         out.text(text.rstrip("\n"))
         out.say("nothing was made: --submit submits it; --file FILE makes what `sbatch FILE` needs")
         return
+    submits = s.submit or s.slurm
+    if submits:
+        read_forecast(text)  # what Slurm refuses leaves no folder behind
     apply_folder(run_dir, text, program.code, launch.spec.environ.secret)
     if s.file:
         s.file.write_text(text, encoding="utf-8")
         out.add(file=str(s.file))
         out.say(f"{s.file}: its logs and results go to {run_dir}")
-    if s.submit or s.slurm:
-        done = apply_submit(run_dir, launch.run)
-        out.add(**done.as_json())
+    if submits:
+        done, reason = apply_queued(run_dir, launch.run)
+        out.add(**done.as_json(), waits_for=reason or None)
         out.text(done.job)
         out.say(f"run {done.run}, log {run_dir / 'job.log'}")
+        if reason:
+            out.say(f"it waits: {reason}")

@@ -30,18 +30,18 @@ RECORD = "slurm.json"
 # What of sbatch's refusals a user can mend, and how: slurm_errno.c has the texts.
 _REMEDIES: Mapping[str, str] = {
     r"invalid partition": "name one with --partition; `sinfo -s` lists them",
-    r"node configuration is not available|More processors requested|node count": (
+    r"node configuration is not|More processors requested|node count|PartitionNodeLimit": (
         "ask for less with --nodes, --gpus, --cpus-per-task or --mem; "
         "`sinfo -o '%P %D %c %m %G'` says what nodes have"
     ),
     r"[Ii]nvalid (generic resource|gres|Trackable)": (
         "correct --gpus, as in 8 or a100:8; `sinfo -o '%P %G'` lists the names"
     ),
-    r"[Ii]nvalid account": (
+    r"[Ii]nvalid ?[Aa]ccount|account not known|AccountNotAllowed": (
         "name yours with --account; `sacctmgr show assoc user=$USER format=account` lists them"
     ),
     r"[Ii]nvalid qos": "correct --qos; `sacctmgr show qos format=name` lists them",
-    r"[Tt]ime limit": "give less --time; `sinfo -o '%P %l'` lists each partition's limit",
+    r"[Tt]ime ?[Ll]imit": "give less --time; `sinfo -o '%P %l'` lists each partition's limit",
     r"[Ii]nvalid feature": "correct --constraint; `sinfo -o '%P %f'` lists what nodes have",
     r"Unable to contact|Connection refused|Socket timed out": "ask whoever runs the cluster",
 }

@@ -55,16 +55,19 @@ def test_a_cancelled_job_leaves_nothing_behind(mended: Desk) -> None:
     job.until(20, lambda: not job.left(), "gone from the nodes")
 
 
-def test_a_lost_node_is_replaced_and_the_job_goes_on(mended: Desk) -> None:
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_node_is_replaced_and_the_job_goes_on(lost: int, mended: Desk) -> None:
+    """Node 0 runs the job file itself: there, only Slurm is left to put the job into the queue."""
     job = mended.script("wait", "--restarts=3")
     job.until(120, lambda: bool(ranks_of(job)), "started")
-    first, second = job.nodes()
-    job.slurm.off(second)
-    gone = time.monotonic()
+    nodes = job.nodes()
+    gone = nodes.pop(lost)
+    job.slurm.off(gone)
+    since = time.monotonic()
     job.restarted()
     assert job.ended() == "COMPLETED", job.said()
-    print(f"requeued and done {time.monotonic() - gone:.0f} s after the power was cut")
+    print(f"requeued and done {time.monotonic() - since:.0f} s after the power was cut")
     assert job.shown()["Restarts"] == "1"
-    assert second not in {one["host"] for one in ranks_of(job, 1)}
+    assert gone not in {one["host"] for one in ranks_of(job, 1)}
     assert len({one["host"] for one in ranks_of(job, 1)}) == 2
-    job.until(20, lambda: not job.slurm.commands(first), "gone from the node that was left")
+    job.until(20, lambda: not job.slurm.commands(nodes[0]), "gone from the node that was left")

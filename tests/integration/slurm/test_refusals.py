@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 REFUSED = {
     "unknown partition": (["--partition=nope"], "invalid partition specified: nope"),
     "more GPUs than a node has": (["--accelerator=cuda", "--gpus=3"], "node configuration is not"),
-    "more memory than a node has": (["--mem=99G"], "Memory specification can not be satisfied"),
+    "more memory than a node has": (["--mem=99G"], "node configuration is not"),
     "a type of GPU that none has": (["--accelerator=cuda", "--gpus=h100:2"], "not available"),
-    "time": (["--time=10x"], "--time: found '10x'"),
-    "time that is the lead": (["--time=2", "--lead=120"], "--lead: found 120 s of a time limit of"),
+    "more nodes than there are": (["--nodes=5"], "Requested node configuration is not available"),
+    "more time than its partition gives": (["--time=100:00:00"], "for ever: PartitionTimeLimit"),
+    "no account": (["--partition=paid"], "can't use this partition (paid allows physics)"),
     "quotes in a name": (["--job-name=my 'best' \"run\""], "--job-name: found"),
     "a carriage return": (["--partition=debug\r"], r"--partition: found 'debug\r'"),
 }
@@ -32,6 +33,16 @@ def test_refused_in_one_line(case: str, desk: Desk) -> None:
     assert expected in line
     assert "Traceback" not in done.stderr
     assert desk.slurm.say("squeue", "--noheader") == ""
+
+
+def test_a_job_that_has_to_wait_is_told_why(desk: Desk) -> None:
+    first = desk.submit(*desk.training, "--nodes=4", "--exclusive")
+    done = desk.invoke(*desk.asked(*desk.training, "--nodes=4", "--exclusive"), "--submit")
+    assert done.returncode == 0, done.stderr
+    assert "it waits: Resources" in done.stderr
+    desk.slurm.say("scancel", first.number, done.stdout.strip())
+    assert first.ended(30) == "CANCELLED"
+    desk.slurm.mend()
 
 
 def test_without_slurm_the_file_is_written_and_submitting_is_refused(
