@@ -152,7 +152,7 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, "env_source", "limit", "wait", "partial", "dry_run")
+@command(*FLEET, *WHEEL, "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
     spec = read_spec(s)

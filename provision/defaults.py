@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "wheels": str(CHECKOUT / "wheels"),
     "wheel": None,
     "env_source": "wheelhouse",
+    "env_python": None,
     "env_lock": None,
     "packages": None,
     "requirements": None,

@@ -21,6 +21,7 @@ _LINE = re.compile(
     r"(?:(?P<user>[^@\s]*)@)?"
     r"(?P<target>[^@\s]+)"
     r"(?:\s+slots=(?P<slots>[0-9]{1,6}))?"
+    r"(?:\s+python=(?P<python>[~/]\S*))?"
 )
 _TARGET = re.compile(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<name>[^\[\]:]*))(?::(?P<port>[0-9]{1,9}))?")
 #: In host and user names, beside letters and digits of any script. OpenSSH refuses what a shell
@@ -31,12 +32,16 @@ _IN_NAMES = "._+-"
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """One SSH target. ``slots`` is None where the file names none: then the GPUs found count."""
+    """One SSH target. ``slots`` is None where the file names none: then the GPUs found count.
+
+    ``python``: a path there, of the Python that --env-source existing is about.
+    """
 
     name: str
     user: str | None = None
     port: int | None = None
     slots: int | None = None
+    python: str | None = None
 
     @property
     def label(self) -> str:
@@ -134,7 +139,7 @@ def _parse_host(line: str, where: str) -> Host:
         raise ConfigError(
             where,
             found=found,
-            expected="[user@]host[:port] [slots=N]",
+            expected="[user@]host[:port] [slots=N] [python=PATH]",
             remedy="correct or comment out this line",
         )
     user, name, port, slots = match["user"], parts["name"], parts["port"], match["slots"]
@@ -160,6 +165,7 @@ def _parse_host(line: str, where: str) -> Host:
         user=user,
         port=None if port is None else int(port),
         slots=None if slots is None else int(slots),
+        python=match["python"],
     )
 
 

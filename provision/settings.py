@@ -44,6 +44,7 @@ class Settings:
     wheels: Path
     wheel: str | None
     env_source: str
+    env_python: str | None
     env_lock: Path | None
     packages: str | None
     requirements: Path | None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from provision.commands.environments import (
     apply_house,
+    gather_own,
     read_house,
     read_verdict,
     require_whole,
@@ -51,9 +52,11 @@ def gather_deploy(
     """
     gathered = gather_facts(fleet, say=out.say)
     found = {host: f for host, f in gathered.facts.items() if not hosts or host in hosts}
-    fits = compare(spec.manifest, s.torch, found, deployed=False)
-    report = Report(findings=(*error_report(gathered.errors).findings, *fits.findings))
-    facts = left_of(out, s, found, report)
+    known, own = gather_own(out, s, fleet, spec, found)
+    fits = compare(spec.manifest, s.torch, known, deployed=False)
+    errors = error_report(gathered.errors)
+    report = Report(findings=(*errors.findings, *fits.findings, *own.findings))
+    facts = left_of(out, s, known, report)
     house = read_house(s, spec, facts)
     facts = left_of(out, s, facts, read_verdict(spec, facts, house))
     return Deploy(plan=plan_deploy(spec, facts, house), facts=facts, house=house)

@@ -8,18 +8,29 @@ from pathlib import Path
 
 from provision.build.cache import cache_dir
 from provision.deploy.env_lock import LOCK_NAME
+from provision.deploy.existing import (
+    EXISTING,
+    compare_existing,
+    gather_existing,
+    pythons_of,
+    with_existing,
+)
 from provision.deploy.fetch import apply_fetch
 from provision.deploy.plan import has_environment, plan_deploy
 from provision.deploy.platform import oldest
-from provision.deploy.spec import EnvSpec, read_env_spec
+from provision.deploy.resolve import read_given
+from provision.deploy.spec import EnvSpec, make_existing_spec, read_env_spec
 from provision.deploy.verdict import Needs, compare_deploy
 from provision.deploy.wheelhouse import Wheelhouse, read_wheelhouse
-from provision.errors import ConfigError
+from provision.errors import ConfigError, ProvisionError
 from provision.findings import Report
+from provision.fleet import Fleet, error_report
 from provision.hosts.facts import HostFacts
+from provision.inventory import read_inventory
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
 from provision.steps import Put
+from provision.wheel.extra import read_extras
 from provision.wheel.manifest import WheelManifest, read_wheel
 
 WHEELHOUSE, INDEX = "wheelhouse", "index"
@@ -44,22 +55,43 @@ def read_lock_path(s: Settings) -> Path:
 
 
 def read_spec(s: Settings, manifest: WheelManifest | None = None) -> EnvSpec:
-    """The environment that every host is to have, with the wheel of the settings or this one."""
-    return read_env_spec(read_lock_path(s), s.wheels, manifest or read_wheel(s.wheels, s.wheel))
-
-
-def read_house(s: Settings, spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Wheelhouse | None:
-    """What is here for the hosts that lack an environment; None where they download themselves.
+    """The environment that every host is to have, with the wheel of the settings or this one.
 
     Raises ConfigError for a source that does not exist.
     """
-    if s.env_source not in (WHEELHOUSE, INDEX):
+    if s.env_source not in (WHEELHOUSE, INDEX, EXISTING):
         raise ConfigError(
             "--env-source",
             found=repr(s.env_source),
-            expected=f"{WHEELHOUSE} or {INDEX}",
-            remedy=f"{WHEELHOUSE}: pushed from here; {INDEX}: every host's own pip downloads",
+            expected=f"{WHEELHOUSE}, {INDEX} or {EXISTING}",
+            remedy="invoke --help deploy says what each is",
         )
+    manifest = manifest or read_wheel(s.wheels, s.wheel)
+    if s.env_source != EXISTING:
+        return read_env_spec(read_lock_path(s), s.wheels, manifest)
+    over = pythons_of(read_inventory(s.hosts), s.env_python).values()
+    return make_existing_spec(manifest, s.wheels / manifest.wheel, read_extras(s.wheels), over)
+
+
+def gather_own(
+    out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, facts: Mapping[str, HostFacts]
+) -> tuple[Mapping[str, HostFacts], Report]:
+    """Facts with each host's own Python, where that is what the environment lies over; and
+    whether they fit the wheels.
+    """
+    if not spec.over or not facts:
+        return facts, Report()
+    pythons = pythons_of(fleet.inventory, s.env_python)
+    answers = gather_existing(fleet, pythons, tuple(facts), out.say)
+    looks = {host: a for host, a in answers.items() if not isinstance(a, ProvisionError)}
+    given = read_given(spec.manifest, s.wheels, spec.extras)
+    fits = compare_existing(spec.manifest, given, looks)
+    report = Report(findings=(*error_report(answers).findings, *fits.findings))
+    return {h: with_existing(f, looks[h]) if h in looks else f for h, f in facts.items()}, report
+
+
+def read_house(s: Settings, spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Wheelhouse | None:
+    """What is here for the hosts that lack an environment; None where they download themselves."""
     lacking = {host: facts for host, facts in hosts.items() if not has_environment(spec, facts)}
     if s.env_source == INDEX or not lacking:
         return None

@@ -48,8 +48,9 @@ HELP = {
     "max_new_tokens": "tokens that an answer may have (default 256)",
     "limit": "bytes a second that no machine is to send more of, as in 50MB/s (default: no limit)",
     "wheel": "file name of the wheel, where the folder of wheels holds several",
-    "env_source": "wheelhouse (default: downloaded here, pushed, hosts need no index), or index "
-    "(each host's own pip downloads)",
+    "env_source": "wheelhouse (default: downloaded here, pushed, hosts need no index), index "
+    "(each host's own pip downloads), or existing (only the wheel, over a Python of yours there)",
+    "env_python": "path of that Python on the hosts (python=PATH on a host's line goes before it)",
     "env_lock": "the packages of the hosts' environment (default: zerofleet.env.lock beside the "
     "hosts file, where there is one; else locks/train.lock of this checkout)",
     "packages": "what the environment is to have besides, as in 'einops>=0.8 bitsandbytes'",
@@ -149,7 +150,7 @@ BUILD = (
     "jobs",
 )
 FLEET = ("hosts", "ssh_config", "accept_new", "answer_timeout")
-WHEEL = ("wheel", "wheels", "env_lock")
+WHEEL = ("wheel", "wheels", "env_source", "env_python", "env_lock")
 TRAIN = ("zero", "offload", "deepspeed", "recipe", "set")
 MACHINES = ("gpus", "nodes", "gpu_memory", "host_memory")
 SHAPE = ("method", "objective", "seq", "batch", "accum", "checkpointing", "attn", "precision")

@@ -140,6 +140,9 @@ def _install(spec: EnvSpec, host: str, facts: HostFacts, house: Wheelhouse | Non
         # A plan that downloads first is shown, then made anew: it is never applied without uv.
         args["uv"] = [_package_put(house.uv).target, house.uv.sha256] if house.uv else None
         how = f"{len(puts) + len(house.missing)} packages of its store"
+    if spec.over:
+        args["sites"] = facts["existing"].value["sites"]
+        how = "the wheel, over its packages"
     title = f"make ~/.zerofleet/envs/{spec.name} with {python.path}: {how}"
     title = ", ".join([title, *map(str, spec.extras)])
     do = Run(argv=script_argv("install", ["create", json.dumps(args)]), title=title)
@@ -151,7 +154,11 @@ def _prove(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
     title = f"load {', '.join(spec.manifest.ops)} with JIT off, torch {spec.manifest.torch}"
     locked = spec.versions
     imports = [name for name in IMPORTS if name.partition(".")[0] in locked]
-    asked = json.dumps({**spec.proof, "versions": locked, "imports": imports})
+    held: dict[str, object] = {"versions": locked, "imports": imports}
+    if spec.over:
+        own = facts["existing"].value
+        held = {"base": own["path"], "sites": own["sites"]}
+    asked = json.dumps({**spec.proof, **held})
     do = Run(argv=script_argv("prove", [asked], python), title=title)
     return Step(host=host, do=do, why="prove that every op of the wheel loads on this host")
 

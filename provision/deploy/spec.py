@@ -29,7 +29,8 @@ class EnvSpec:
     ``requirements`` is a pip requirements file in which every line has hashes: the project's lock,
     then the very torch files that the wheel was built against. The wheel itself is ``wheel``,
     a local file; ``extras`` lie beside it, and the lock's packages of their names are left out.
-    ``name`` is the environment's name on every host: a hash over all of it.
+    ``name`` is the environment's name on every host: a hash over all of it. ``over``: paths of the
+    hosts' own Pythons, whose packages it is put over; ``requirements`` is then empty.
     """
 
     name: str
@@ -37,6 +38,7 @@ class EnvSpec:
     wheel: Path
     manifest: WheelManifest
     extras: tuple[ExtraWheel, ...] = ()
+    over: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return ", ".join([self.manifest.wheel, *map(str, self.extras)])
@@ -112,6 +114,22 @@ def make_env_spec(
         wheel=wheel,
         manifest=manifest,
         extras=extras,
+    )
+
+
+def make_existing_spec(
+    manifest: WheelManifest, wheel: Path, extras: tuple[ExtraWheel, ...], over: Collection[str]
+) -> EnvSpec:
+    """The wheels alone, over the packages of the hosts' own Pythons (their paths)."""
+    paths = tuple(sorted(set(over)))
+    parts = ["existing", manifest.sha256, *(extra.sha256 for extra in extras), *paths]
+    return EnvSpec(
+        name=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        requirements="",
+        wheel=wheel,
+        manifest=manifest,
+        extras=extras,
+        over=paths,
     )
 
 

@@ -3,6 +3,7 @@
     install.py create JSON    a virtual environment with hash-locked packages and the pushed wheels
 
 JSON with "uv" says: all packages are in the store. Without it, this host's pip downloads them.
+With "sites" it then imports from these folders, too: the packages of the user's own Python.
 An environment counts only once prove.py wrote its complete.json. One whose packages are not all
 installed is made anew.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -181,9 +183,23 @@ def from_store(environment: str, wanted: dict[str, Any]) -> None:
             run_uv(install, environ, wanted["wheels"])
         finally:
             over()
-        run_uv([uv, "pip", "check", *offline, "--python", python], environ)
+        if "sites" in wanted:  # of which uv knows nothing; that they hold what is needed was seen
+            import_from(environment, wanted["sites"])
+        else:
+            run_uv([uv, "pip", "check", *offline, "--python", python], environ)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def import_from(environment: str, sites: list[str]) -> None:
+    """Have an environment import from other folders as well, after its own.
+
+    A line of a .pth file that begins with "import" is run: https://docs.python.org/3/library/site.html.
+    addsitedir goes by the .pth files in those folders as their own Python does.
+    """
+    (own,) = glob.glob(os.path.join(glob.escape(environment), "lib", "python3*", "site-packages"))
+    with open(os.path.join(own, "zerofleet.pth"), "w", encoding="utf-8") as stream:
+        stream.writelines("import site; site.addsitedir(%s)\n" % ascii(site) for site in sites)
 
 
 def unpack_uv(wheel: str, folder: str) -> str:

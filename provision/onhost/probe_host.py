@@ -252,9 +252,12 @@ def read_shm() -> object:
 
 
 def read_pythons() -> object:
-    """Every CPython on PATH that runs: path, version, and whether it can make a venv."""
+    """Every CPython on PATH that runs, and the one below what is deployed: path, version, and
+    whether it can make a venv.
+    """
     names: dict[str, str] = {}
-    for name in PYTHONS:
+    base = [(read_environment() or {}).get("base")]  # on no PATH where it is a venv's or conda's
+    for name in [*PYTHONS, *filter(None, base)]:
         path = shutil.which(name)
         if path:
             # Links to one file are one interpreter, except where a pyvenv.cfg stands beside one.
@@ -290,12 +293,17 @@ def read_environment_now() -> object:
     sites = glob.glob(pattern)
     if not sites:
         return None
+    sites += (read_environment() or {}).get("sites") or []  # those of the user's own Python
 
     def version(name: str) -> str | None:
-        found = glob.glob(os.path.join(sites[0], name + "-[0-9]*.dist-info"))
-        return os.path.basename(found[0])[: -len(".dist-info")].split("-")[1] if found else None
+        for site in map(glob.escape, sites):
+            found = glob.glob(os.path.join(site, name + "-[0-9]*.dist-info"))
+            if found:
+                return os.path.basename(found[0])[: -len(".dist-info")].split("-")[1]
+        return None
 
-    torch = read_file(os.path.join(sites[0], "torch", "version.py"))
+    files = (read_file(os.path.join(site, "torch", "version.py")) for site in sites)
+    torch = next(filter(None, files), None)
     return {
         "torch": first_match(r"^__version__ *= *['\"]([^'\"]+)", torch),
         "torch_cuda": first_match(r"^cuda\b[^=]*= *['\"]([^'\"]+)", torch),

@@ -8,7 +8,7 @@ compilation turned off: ``ds_report`` says OKAY for ops that it never loads, and
 back to compiling on first use without a word. A CPU Adam is held to torch's own.
 
 With "versions" the environment must hold exactly these; each of "imports" must import. Preflight
-asks for neither.
+asks for neither. "base" and "sites": the user's own Python that it lies over; noted down.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import re
 import sys
 import time
 from importlib import metadata
-from typing import Any
+from typing import Any, Iterable
 
 #: Steps of the optimizers, and how far apart their parameters may then be: float32 rounds, and the
 #: two add in another order. They were 4.8e-7 apart where this was written.
@@ -82,12 +82,23 @@ def adam_difference() -> float:
     return difference
 
 
+def import_each(names: Iterable[str]) -> None:
+    """SystemExit with one line on the first of these modules that does not import."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - whatever a package raises as it is imported
+            fail("import %s: %s: %s" % (name, type(error).__name__, error))
+
+
 def prove(wanted: dict[str, Any]) -> dict[str, Any]:
     """The record of a proved environment; SystemExit with one line on the first misfit."""
     if "versions" in wanted:
         # Whatever PYTHONDONTWRITEBYTECODE says: no rank of a run is to compile what is used here.
         sys.dont_write_bytecode = False
         compare_versions(wanted["versions"])
+    if "base" in wanted:
+        sys.dont_write_bytecode = True  # what is the user's own stays as it is
     os.environ["DS_ACCELERATOR"] = wanted["accelerator"]
     import torch  # noqa: TID251 - this runs in the host's environment
 
@@ -108,11 +119,7 @@ def prove(wanted: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - ImportError, undefined symbol, refuse_jit
             fail("op %s does not load: %s" % (op, error))
     difference = adam_difference() if "cpu_adam" in wanted["ops"] else None
-    for name in wanted.get("imports", ()):
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - whatever a package raises as it is imported
-            fail("import %s: %s: %s" % (name, type(error).__name__, error))
+    import_each(wanted.get("imports", ()))
     return {
         "lock": wanted["name"],
         "python": "%d.%d.%d" % sys.version_info[:3],
@@ -123,6 +130,7 @@ def prove(wanted: dict[str, Any]) -> dict[str, Any]:
         "ops": wanted["ops"],
         "cpu_adam_difference": difference,
         "versions": wanted.get("versions"),
+        **{key: wanted[key] for key in ("base", "sites") if key in wanted},
         "wheel": wanted["wheel"],
         "wheel_sha256": wanted["wheel_sha256"],
         "at": time.time(),

@@ -16,6 +16,7 @@ in ~/.zerofleet/seen, keyed by path, size, time and inode, and is read there the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -264,12 +265,16 @@ def ask(argv: list[str], text: str, seconds: float) -> dict[str, object]:
 def libraries(python: str) -> list[list[object]]:
     """The files of an environment that decide whether ops load: a change of one shows here."""
     root = os.path.dirname(os.path.dirname(python))
-    packages = os.path.join(root, "lib", "python*", "site-packages")
+    sites = [os.path.join(glob.escape(root), "lib", "python*", "site-packages")]
+    with contextlib.suppress(OSError, ValueError), open(root + "/complete.json") as stream:
+        # It may lie over a Python of the user's own, which has the torch.
+        sites += map(glob.escape, json.load(stream).get("sites") or [])
     found: list[list[object]] = []
     for pattern in ("torch/version.py", "torch/lib/*", "deepspeed/*.py", "deepspeed/**/*.so"):
-        for name in sorted(glob.glob(os.path.join(packages, pattern), recursive=True)):
-            stat = os.stat(name)
-            found.append([os.path.relpath(name, root), stat.st_size, stat.st_mtime_ns])
+        for site in sites:
+            for name in sorted(glob.glob(os.path.join(site, pattern), recursive=True)):
+                stat = os.stat(name)
+                found.append([os.path.relpath(name, root), stat.st_size, stat.st_mtime_ns])
     return found
 
 

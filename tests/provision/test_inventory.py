@@ -142,3 +142,11 @@ def test_whatever_the_line_it_is_a_harmless_name_or_one_clear_error(line):
             assert all(c.isalnum() or c in "._+-:%" for c in text)
             assert text not in (".", "..")
             assert not text.startswith("-")
+
+
+def test_a_hosts_own_python_is_a_path_of_that_host():
+    text = "node1 slots=8 python=/opt/conda/bin/python\nnode2 python=~/venv/bin/python3\nnode3\n"
+    pythons = [host.python for host in parse_inventory(text, "x").hosts]
+    assert pythons == ["/opt/conda/bin/python", "~/venv/bin/python3", None]
+    with pytest.raises(ConfigError, match="python=PATH"):
+        parse_inventory("node1 python=venv/bin/python", "x")
