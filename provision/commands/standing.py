@@ -12,6 +12,7 @@ from typing import Any
 
 from provision.errors import ConfigError
 from provision.hosts.here import read_here
+from provision.launch.byhand import START_WITHIN
 from provision.launch.manual import POSITIONS, NodeForm, local_path, parse_node_form
 from provision.launch.plan import LaunchPlan, plan_launch
 from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
@@ -112,7 +113,7 @@ def make_node_spec(
         objective=s.recipe.stem if "recipe" not in s.given else program.objective,
         overrides=s.set,
     )
-    return replace(spec, secret=form.token)
+    return replace(spec, secret=facts["token"], start_within=START_WITHIN)
 
 
 def read_node_plan(out: Answer, s: Settings) -> LaunchPlan:
@@ -127,6 +128,7 @@ def read_node_plan(out: Answer, s: Settings) -> LaunchPlan:
         "interface": found.route(form.master_addr).get("interface"),
         "cores": found["cpu.cores"].value,
         "hostname": found["hostname"].value or f"node_rank {form.node_rank}",
+        "token": os.environ.get("RUN_TOKEN", ""),
     }
     spec = make_node_spec(s, form, program, facts, python, accelerator)
     return plan_launch(spec, program.code, script_argv)

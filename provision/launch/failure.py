@@ -120,6 +120,22 @@ def _failure(host: str, ended: Mapping[str, Any], offset: float) -> Failure | No
     )
 
 
+def _heard(exits: Mapping[str, Mapping[str, Any]]) -> Failure | None:
+    """Why a host stopped that was told so by another, which can't be asked itself."""
+    for ended in exits.values():
+        cause = ended.get("stopped_by")
+        if cause and cause["kind"] != "asked":
+            return Failure(
+                host=cause["host"],
+                rank=cause.get("rank"),
+                local_rank=cause.get("local_rank"),
+                at=cause["at"],
+                reason=cause["reason"],
+                symptom=bool(cause.get("symptom")),
+            )
+    return None
+
+
 def first_failure(
     exits: Mapping[str, Mapping[str, Any]],
     lost: Mapping[str, str],
@@ -127,11 +143,15 @@ def first_failure(
 ) -> Failure | None:
     """The earliest failure that no other rank's end explains.
 
-    Only symptoms, and a host lost: the host is the cause. Only symptoms: the earliest of them.
+    None, or only symptoms: what a host was told by one that can't be asked; else a host that is
+    lost is the cause; else the earliest symptom.
     """
     found = [_failure(host, e, clock_offsets.get(host, 0.0)) for host, e in exits.items()]
     failures = [failure for failure in found if failure]
     first = min(failures, key=lambda f: (f.symptom, f.at or 0.0), default=None)
+    heard = _heard(exits)
+    if heard and (first is None or (first.symptom and not heard.symptom)):
+        return heard
     if lost and (first is None or first.symptom):
         host, reason = next(iter(lost.items()))
         return Failure(host=host, rank=None, local_rank=None, at=None, reason=reason)
@@ -143,6 +163,7 @@ def _run_state(
 ) -> str:
     states = {_node_state(e, stopping=stopping) for e in exits.values()}
     states |= {LOST} if lost else set()
+    states |= {FAILED} if not stopping and _heard(exits) else set()
     return next((s for s in (FAILED, LOST, STOPPED) if s in states), FINISHED)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from provision.errors import ConfigError
+from provision.launch.byhand import by_hand_json
 from provision.launch.code import Code
 from provision.launch.nodes import NodeLaunch, plan_nodes
 from provision.launch.peers import heartbeat_ports, peers_json
@@ -102,7 +103,7 @@ def plan_json(spec: RunSpec, node: NodeLaunch) -> dict[str, object]:
         "argv": list(node.argv),
         "environ": dict(node.environ),
         "limits": limits_json(spec),
-        "peers": None if spec.by_hand is not None else peers_json(spec, node.node_rank),
+        "peers": peers_json(spec, node.node_rank) if spec.by_hand is None else by_hand_json(spec),
     }
 
 
@@ -143,8 +144,10 @@ def _require_code(spec: RunSpec, code: Code) -> None:
 
 def _beats(spec: RunSpec, node_rank: int) -> str:
     """Where a node's supervisor hears the others, in words."""
-    if len(spec.hosts) == 1 or spec.by_hand is not None:
+    if len(spec.hosts) == 1:
         return ""
+    if spec.by_hand is not None:
+        return f"; heartbeat at UDP port {spec.master_port}, by way of node 0"
     address, port = spec.hosts[node_rank].address, heartbeat_ports(spec)[node_rank]
     return f"; heartbeat at {address} UDP port {port}"
 

@@ -17,15 +17,25 @@ An address that is null is learnt from node 0, which every node must be able to 
 authenticated with HMAC-SHA256 (the key is made of ``secret`` and the run's id) and not encrypted;
 one that was heard before is ignored, and so is one of another run.
 
+Nodes that persons start, each for itself, have no run's id in common, and know no names::
+
+    "peers": {"secret": "", "circle": "29500", "meet": ["10.0.0.1", 29500], "port": 29500,
+              "common": {"nnodes": 2, …}, "nodes": [{"node_rank": 0}, {"node_rank": 1, "host": …}]}
+
+All say hello to node 0, at ``meet``. ``circle`` stands for the run's id, ``common`` is what has to
+be the same on all nodes, and the session of node 0's supervisor tells one attempt from another: a
+node belongs to the first that it hears of, and what is of another attempt is ignored.
+
 ``Circle`` is pure: it is given times and messages. ``Wire`` is the socket. A *cause* says why a run
 ends: {"kind", "host", "node_rank", "rank", "reason", "at", "symptom"}, kind being one of ``failed``
-``stuck`` ``lost`` ``isolated`` ``absent`` ``twice`` ``asked``.
+``stuck`` ``lost`` ``isolated`` ``absent`` ``twice`` ``differs`` ``asked``.
 
 Imported by other files of onhost/, and sent along with them. Standard library, Python 3.8.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -74,7 +84,8 @@ class Peer:
         return self.state in ENDED
 
     def __str__(self) -> str:
-        return "%s (node_rank %d)" % (self.host, self.node_rank)
+        rank = "node_rank %d" % self.node_rank
+        return rank if self.host == rank else "%s (%s)" % (self.host, rank)
 
 
 class Circle:
@@ -93,6 +104,13 @@ class Circle:
         nodes = [Peer(node) for node in peers["nodes"]]
         self.peers = {peer.node_rank: peer for peer in nodes if peer.node_rank != node_rank}
         self.host = next(p.host for p in nodes if p.node_rank == node_rank)
+        self.common: dict[str, Any] | None = peers.get("common")  # where nodes are started by hand
+        self.meet: tuple[str, int] | None = None
+        if self.common:
+            self.meet = (str(peers["meet"][0]), int(peers["meet"][1]))
+            if node_rank:
+                self.peers[0].address = self.meet
+        self.epoch = self.session if node_rank == 0 else None  # of the attempt; None: not known yet
         self.strays: set[tuple[str, int]] = set()  # who else must be told: a second of one rank
         self.state = "up"
         self.cause: dict[str, Any] | None = None
@@ -100,6 +118,7 @@ class Circle:
         self.count = 0
         self.begun = self.last = now
         self.said = now + SAY_AFTER - SAY_EVERY
+        self.met = float("-inf")
 
     # --- hearing ---------------------------------------------------------------------------------
 
@@ -108,8 +127,10 @@ class Circle:
     ) -> list[tuple[tuple[str, int], dict[str, Any]]]:
         """Take in a message (authentic); what to answer, and to whom."""
         session, rank = message["s"], message["n"]
-        if session == self.session:
+        if session == self.session or (self.common and not self._belongs(message)):
             return []
+        if self.node_rank == 0 and self.common and message.get("a", self.common) != self.common:
+            return self._differs(message, source)
         peer = self.peers.get(rank)
         if rank == self.node_rank or (peer and peer.session not in (None, session)):
             return self._twice(message, source, peer)
@@ -123,6 +144,27 @@ class Circle:
         if message.get("w") or (peer.ended and message.get("y") != self.state):
             return [(source, self._answer(message, peer))]
         return []
+
+    def _belongs(self, message: dict[str, Any]) -> bool:
+        """Whether a message is of this attempt: of the same node 0, or towards it, of none yet."""
+        if message["n"] == 0:
+            self.epoch = self.epoch or message["s"]
+            return self.node_rank == 0 or self.epoch == message["s"]
+        said = message.get("e")
+        return self.epoch == said if said else self.node_rank == 0
+
+    def _differs(
+        self, message: dict[str, Any], source: tuple[str, int]
+    ) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+        """A node was started with other arguments: neither may run, and it is told."""
+        theirs, ours = message["a"], self.common or {}
+        what = ["%s %s (here %s)" % (k, theirs.get(k), v) for k, v in ours.items()]
+        what = [words for words, k in zip(what, ours) if theirs.get(k) != ours[k]]
+        if self.cause is None:
+            reason = "node_rank %d was started with %s: start all nodes with the same"
+            reason %= (message["n"], ", ".join(what))
+            self.declare(make_cause("differs", str(message.get("h")), message["n"], reason))
+        return self._tell_stray(source)
 
     def _learn(self, message: dict[str, Any]) -> None:
         """A cause, when there is none here or a mere consequence; addresses that node 0 knows."""
@@ -153,8 +195,13 @@ class Circle:
             )
             reason %= (message["n"], name, first, message.get("h"), source[0])
             self.declare(make_cause("twice", str(message.get("h")), message["n"], reason))
-        self.strays.add(source)
-        return [(source, self._message())]
+        return self._tell_stray(source)
+
+    def _tell_stray(self, source: tuple[str, int]) -> list[tuple[tuple[str, int], dict[str, Any]]]:
+        """The answer to one that may not take part: once. Two that answer one another never end."""
+        known = source in self.strays
+        self.strays.add(source)  # told every TURN from now on
+        return [] if known else [(source, self._message())]
 
     # --- judging ---------------------------------------------------------------------------------
 
@@ -196,8 +243,14 @@ class Circle:
         reason = (reason + "or its supervisor was killed)") % (self.host, self.lost_after, others)
         self.declare(make_cause("lost", peer.host, peer.node_rank, reason))
 
-    def _find_absent(self) -> None:
+    def _absent(self) -> list[Peer]:
+        """Who was never heard. By hand that is node 0, as long as it is: it names the others."""
         absent = [peer for peer in self.peers.values() if peer.heard is None]
+        first = self.peers.get(0)
+        return [first] if self.common and first in absent else absent
+
+    def _find_absent(self) -> None:
+        absent = self._absent()
         if absent:
             reason = (
                 "%s never heard of within %.0f s by %s: not started, or its UDP port is blocked"
@@ -208,7 +261,7 @@ class Circle:
 
     def news(self, now: float) -> list[str]:
         """What a person should read now: who is awaited, while somebody is."""
-        absent = [peer for peer in self.peers.values() if peer.heard is None]
+        absent = self._absent()
         if not absent or self.cause or now - self.said < SAY_EVERY:
             return []
         self.said = now
@@ -223,7 +276,8 @@ class Circle:
     def _message(self) -> dict[str, Any]:
         self.count += 1
         message = {"n": self.node_rank, "s": self.session, "q": self.count, "st": self.state}
-        return {**message, "h": self.host, "c": self.cause}
+        by_hand = {"e": self.epoch, "a": self.common} if self.common else {}
+        return {**message, "h": self.host, "c": self.cause, **by_hand}
 
     def _hurry(self, peer: Peer, now: float) -> tuple[bool, bool]:
         """(whether a peer is to be told or asked every TURN, whether it is to answer)."""
@@ -254,6 +308,15 @@ class Circle:
             yield peer.address, made[answer, who]
         for address in self.strays:
             yield address, self._message()
+        yield from self._due_meeting(now)
+
+    def _due_meeting(self, now: float) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+        """What node 0 says where all meet: to itself, unless another node 0 is there."""
+        awaits = any(peer.heard is None for peer in self.peers.values())
+        late = now - self.met >= BEAT - TURN / 2
+        if self.meet and self.node_rank == 0 and awaits and late:
+            self.met = now
+            yield self.meet, self._message()
 
     def unaware(self, now: float) -> bool:
         """Whether a peer doesn't know yet how this node ended: one that lives, or starts late."""
@@ -322,20 +385,44 @@ class HeartbeatError(Exception):
     """This node can't take part; one line."""
 
 
+def resolve(name: str, port: int) -> tuple[int, tuple[str, int]]:
+    """(family, address) of a host; IPv4 where it has both, so that all nodes take the same."""
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        raise HeartbeatError("MASTER_ADDR %s: %s" % (name, error)) from None
+    family, _, _, _, where = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, (str(where[0]), int(where[1]))
+
+
 class Heartbeat:
     """A Circle on its Wire; with no ``peers`` in the plan it only keeps time."""
 
     def __init__(self, plan: dict[str, Any], limits: dict[str, float]) -> None:
         peers = plan.get("peers")
         self.circle = self.wire = None
+        self.notes: list[str] = []
+        if peers and "meet" in peers:
+            family, meet = resolve(*peers["meet"])
+            everywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"  # noqa: S104
+            peers = {**peers, "meet": meet, "address": everywhere}
         if peers:
-            where = (peers["address"], int(peers["port"]))
-            try:
-                self.wire = Wire(peers["secret"], plan["run"], *where)
-            except OSError as error:
+            self.wire = self.open(plan, peers)
+            self.circle = Circle(peers, plan["node_rank"], limits, time.monotonic())
+
+    def open(self, plan: dict[str, Any], peers: dict[str, Any]) -> Wire:
+        """The socket. By hand, nodes but the first may share a machine: theirs can be any port."""
+        name, where = peers.get("circle", plan["run"]), (peers["address"], int(peers["port"]))
+        try:
+            return Wire(peers["secret"], name, *where)
+        except OSError as error:
+            if not (peers.get("common") and plan["node_rank"] and error.errno == errno.EADDRINUSE):
                 text = "UDP port %d of %s, for the heartbeat, can't be had: %s"
                 raise HeartbeatError(text % (where[1], where[0], error.strerror)) from None
-            self.circle = Circle(peers, plan["node_rank"], limits, time.monotonic())
+        wire = Wire(peers["secret"], name, where[0], 0)
+        text = "heartbeat at UDP port %d: another process has %d, as a node of this machine would"
+        self.notes.append(text % (wire.socket.getsockname()[1], where[1]))
+        return wire
 
     def turn(self, seconds: float) -> None:
         """Say what is due, then listen for so long."""
@@ -358,7 +445,8 @@ class Heartbeat:
 
     def news(self) -> list[str]:
         """What a person should read now."""
-        return self.circle.news(time.monotonic()) if self.circle else []
+        notes, self.notes = self.notes, []
+        return [*notes, *(self.circle.news(time.monotonic()) if self.circle else [])]
 
     def tell(self, state: str, cause: dict[str, Any] | None) -> None:
         """This node's state from now on, and why the run ends, where that was found here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ from provision.launch.plan import plan_json
 from provision.launch.spec import RunHost, RunSpec, Script
 from provision.script import script_argv
 from tests.integration.cluster import cluster as bed
+from tests.integration.faults.conftest import Hosts, make_hosts
 
 HERE = Path(__file__).parent
 HOME = os.environ.get("ZEROFLEET_TEST_HOME", "")
@@ -41,6 +43,7 @@ THIN = {
     "test_a_supervisor_or_torchrun_is_killed[supervisor]",
     "test_a_port_taken_after_preflight_is_named",
     "test_a_stop_on_one_host_stops_all[4]",
+    "test_by_hand_a_node_rank_given_twice_is_named_on_every_node",
 }
 
 
@@ -73,9 +76,9 @@ class Chaos:
         """A host by its number, from 1; its node_rank is one less."""
         return self.cluster.nodes[number - 1]
 
-    def plan(self) -> None:
-        """Plan the run over all hosts, one rank on each, as train does."""
-        spec = RunSpec(
+    def spec(self) -> RunSpec:
+        """The run over all hosts, one rank on each, as train makes it."""
+        return RunSpec(
             run=self.run,
             hosts=tuple(
                 RunHost(
@@ -90,6 +93,10 @@ class Chaos:
             accelerator="cpu",
             script=Script(path=self.script),
         )  # fmt: skip
+
+    def plan(self) -> None:
+        """Put the run's folder on every host, as train does."""
+        spec = self.spec()
         self.nodes = plan_nodes(spec)
         for host, node in zip(self.cluster.nodes, self.nodes, strict=True):
             if not host.pid:
@@ -100,6 +107,15 @@ class Chaos:
             code.mkdir(parents=True)
             (code / "rank.py").write_bytes((HERE / "rank.py").read_bytes())
             (code.parent / "plan.json").write_text(json.dumps(plan))
+
+    def adopt(self, run: str) -> None:
+        """Take a run that a command has started for this one."""
+        self.run = run
+        self.nodes = plan_nodes(self.spec())
+
+    def file(self, number: int, name: str) -> Path:
+        """A file of the run's folder on a host."""
+        return self.host(number).path(f"{self.nodes[number - 1].run_dir}/{name}")
 
     def supervise(self, command: str, number: int) -> dict[str, Any]:
         """The answer of supervise.py on a host."""
@@ -118,7 +134,7 @@ class Chaos:
 
     def step(self, number: int) -> int:
         """The step that a host's rank has done; 0 before the first."""
-        file = self.host(number).path(f"{self.nodes[number - 1].run_dir}/step-{number - 1}")
+        file = self.file(number, f"step-{number - 1}")
         text = file.read_text() if file.exists() else ""
         return int(text or 0)
 
@@ -132,13 +148,12 @@ class Chaos:
 
     def log(self, number: int) -> str:
         """A host's node.log."""
-        path = self.host(number).path(f"{self.nodes[number - 1].run_dir}/node.log")
+        path = self.file(number, "node.log")
         return path.read_text(errors="replace") if path.exists() else ""
 
     def record(self, number: int) -> dict[str, Any]:
         """Who the supervisor and torchrun are, as the host sees it."""
-        path = self.host(number).path(f"{self.nodes[number - 1].run_dir}/record.json")
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(self.file(number, "record.json").read_text()))
 
     def signal(self, number: int, who: str, name: str) -> None:
         """Send a signal to a host's ``supervisor``, ``torchrun`` or ``rank``."""
@@ -175,7 +190,7 @@ class Chaos:
         """exit.json of these hosts, once all are there."""
         deadline, found = time.monotonic() + within, {}
         for number in numbers:
-            path = self.host(number).path(f"{self.nodes[number - 1].run_dir}/exit.json")
+            path = self.file(number, "exit.json")
             while not path.exists():
                 assert time.monotonic() < deadline, (number, self.log(number)[-2000:])
                 time.sleep(0.05)
@@ -188,25 +203,27 @@ class Chaos:
 
 
 @pytest.fixture(scope="module")
-def four(
+def desk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[bed.Cluster]:
-    """Four hosts with a deployed environment, in a network of their own."""
-    home = HOME
-    if not home:
-        demo = request.getfixturevalue("demos")[-1]
-        assert demo.code == 0, demo.said[-3000:]
-        home = str(demo.folder / "node1")
-    cluster = bed.start(tmp_path_factory.mktemp("chaos") / "c", 4, home=home, lower=(home,))
-    yield cluster
-    cluster.close()
+) -> Iterator[Hosts]:
+    """Four hosts with a deployed environment in a network of their own, and a user's project."""
+    demo = Path(HOME).parent
+    if not HOME:
+        done = request.getfixturevalue("demos")[-1]
+        assert done.code == 0, done.said[-3000:]
+        demo = done.folder
+    made = make_hosts(tmp_path_factory.mktemp("chaos"), demo)
+    (made.folder / "code").mkdir()
+    shutil.copy(HERE / "rank.py", made.folder / "code")
+    yield made
+    made.cluster.close()
 
 
 @pytest.fixture
-def chaos(four: bed.Cluster) -> Iterator[Chaos]:
+def chaos(desk: Hosts) -> Iterator[Chaos]:
     """A run to be started; whatever is done to the hosts is undone after the test."""
-    yield Chaos(cluster=four, python="~/.zerofleet/current/bin/python")
-    four.mended()
+    yield Chaos(cluster=desk.cluster, python="~/.zerofleet/current/bin/python")
+    desk.cluster.mended()
 
 
 @pytest.fixture

@@ -129,24 +129,29 @@ def four(demos: list[DemoRun], tmp_path_factory: pytest.TempPathFactory) -> Iter
     demo = demos[-1]
     assert demo.code == 0, demo.said[-3000:]
     folder = tmp_path_factory.mktemp("faults")
-    seed = folder / "seed"
-    shutil.copytree(demo.folder / "model", seed / "model")
+    hosts = make_hosts(folder, demo.folder)
+    yield hosts
+    hosts.cluster.close()
+
+
+def make_hosts(folder: Path, demo: Path) -> Hosts:
+    """Four hosts, and in ``folder`` a project that names them. ``demo``: the demo's folder."""
+    seed, home = folder / "seed", demo / "node1"
+    shutil.copytree(demo / "model", seed / "model")
     shutil.copyfile(DATA, seed / "data.jsonl")
-    home = demo.folder / "node1"
     cluster = bed.start(folder / "cluster", 4, home=str(home), lower=(str(seed), str(home)))
     settings = {
-        **demo_settings(demo.folder),
+        **demo_settings(demo),
         "hosts": str(cluster.folder / "hosts.txt"),
         "ssh_config": str(cluster.ssh_config),
-        "wheels": str(demo.folder / "wheels"),
+        "wheels": str(demo / "wheels"),
         "model": "~/model",
         "data": f"{home}/data.jsonl",
         "connect_timeout": 5,
     }
     (folder / "invoke.yaml").write_text(yaml.safe_dump({"zerofleet": settings}))
     (folder / "tasks.py").write_text(render_tasks(CHECKOUT))
-    yield Hosts(cluster=cluster, folder=folder, wheels=demo.folder / "wheels")
-    cluster.close()
+    return Hosts(cluster=cluster, folder=folder, wheels=demo / "wheels")
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,25 @@ def test_finished() -> None:
     assert outcome.seconds == 60.0
 
 
+def told(kind: str, **more: Any) -> dict[str, Any]:
+    cause = {"kind": kind, "host": "node2", "node_rank": 1, "rank": 3, "local_rank": 1}
+    return {**cause, "reason": "ValueError: boom", "at": 120.0, "symptom": False, **more}
+
+
+def test_a_host_that_can_not_be_asked_is_known_by_what_it_told_another() -> None:
+    outcome = parse_outcome("r1", {"node1": ended("stopped", 0, stopped_by=told("failed"))})
+    assert (outcome.state, outcome.exit_code) == ("failed", 5)
+    assert str(outcome.first_failure) == "node2: rank 3 (local_rank 1): ValueError: boom"
+    closed = ended("failed", 0, failed(0, 121.0, CLOSED, symptom=True), stopped_by=told("failed"))
+    outcome = parse_outcome("r1", {"node1": closed})
+    assert str(outcome.first_failure) == "node2: rank 3 (local_rank 1): ValueError: boom"
+
+
+def test_who_stopped_because_another_host_was_asked_to_did_not_fail() -> None:
+    outcome = parse_outcome("r1", {"node1": ended("stopped", 0, stopped_by=told("asked"))})
+    assert (outcome.state, outcome.exit_code, outcome.first_failure) == ("stopped", 0, None)
+
+
 def test_the_earliest_failure_comes_first() -> None:
     outcome = parse_outcome(
         "r1",

@@ -216,6 +216,90 @@ def test_a_node_rank_given_twice_is_refused_by_name_on_both() -> None:
     assert "node_rank 1 is taken twice: by node2 (10.0.0.2) and by double (10.0.0.10)" in str(cause)
 
 
+COMMON = {"nnodes": 3, "zero": "zero2.json"}
+
+
+def by_hand(*ranks: int, **limits: float) -> Network:
+    """Nodes that persons start, by their own names, all told of node 0's address. The n-th has
+    address 10.0.0.n; two may have one rank.
+    """
+    network = Network(0)
+    for i, rank in enumerate(ranks):
+        nodes: list[dict[str, Any]] = [{"node_rank": n} for n in range(3)]
+        nodes[rank]["host"] = f"host{i + 1}"
+        peers = {"meet": ["10.0.0.1", 29500], "common": COMMON, "nodes": nodes}
+        network.circles[i] = Circle(peers, rank, limits, network.now)
+        network.addresses[network.source(i)] = i
+    return network
+
+
+def test_by_hand_nodes_find_one_another_and_then_all_is_as_ever() -> None:
+    network = by_hand(0, 2, 1)
+    network.run(3)
+    for circle in network.circles.values():
+        assert {peer.host for peer in circle.peers.values()} < {"host1", "host2", "host3"}
+    network.run(30)
+    assert network.causes() == {}
+    network.off.add(1)
+    network.run(LOST_AFTER + 3 * TURN)
+    assert network.causes() == dict.fromkeys((0, 2), ("lost", "host2"))
+
+
+@pytest.mark.parametrize("ranks", [(0, 1, 1), (0, 0, 1)])
+def test_by_hand_a_rank_given_twice_is_told_to_both(ranks: tuple[int, ...]) -> None:
+    network = by_hand(*ranks)
+    network.run(2)
+    assert {kind for kind, _ in network.causes().values()} == {"twice"}
+    assert set(network.causes()) == {0, 1, 2}
+    both = [c for c, rank in zip(network.circles.values(), ranks, strict=True) if rank == ranks[1]]
+    assert all(f"node_rank {ranks[1]} is taken twice" in str(circle.cause) for circle in both)
+
+
+def test_by_hand_who_is_missing_is_named_by_its_node_rank() -> None:
+    network = by_hand(0, 1, start_within=60.0)
+    network.run(10.2)
+    (line,) = network.circles[1].news(network.now)
+    assert line == "waiting for node_rank 2: not heard of for 10 s, at most 60 s"
+    network.run(50)
+    assert set(network.causes().values()) == {("absent", "node_rank 2")}
+
+
+def test_by_hand_without_node_0_it_alone_is_awaited() -> None:
+    network = by_hand(0, 1, 2, start_within=60.0)
+    network.off.add(0)
+    network.run(10.2)
+    (line,) = network.circles[2].news(network.now)
+    assert line.startswith("waiting for node_rank 0 at 10.0.0.1 UDP port 29500: ")
+    network.run(50)
+    assert set(network.causes().values()) == {("absent", "node_rank 0")}
+
+
+def test_by_hand_other_arguments_are_named() -> None:
+    network = by_hand(0, 1, 2)
+    network.circles[1].common = {**COMMON, "nnodes": 4}
+    network.run(2)
+    assert set(network.causes().values()) == {("differs", "host2")}
+    assert set(network.causes()) == {0, 1, 2}
+    cause = network.circles[1].cause
+    assert cause
+    assert "node_rank 1 was started with nnodes 4 (here 3)" in cause["reason"]
+
+
+def test_by_hand_who_is_left_of_an_earlier_attempt_counts_for_nothing() -> None:
+    network = by_hand(0, 1, 2)
+    network.run(3)
+    old = network.circles[1]
+    old.state = "failed"
+    old.declare(make_cause("failed", "host2", 1, "ValueError: boom"))
+    again = by_hand(0, 1, 2)
+    again.run(1)
+    for _ in range(20):
+        for address, message in old.due(again.now):
+            again.deliver(1, address, message)
+        again.run(0.2)
+    assert again.causes() == {}
+
+
 def test_after_a_pause_of_its_own_a_supervisor_accuses_nobody() -> None:
     network = Network(2)
     network.run(5)
@@ -252,6 +336,28 @@ def test_only_messages_of_this_run_and_secret_are_heard() -> None:
     assert b.receive(0.0) is None
     for wire in (a, b, *strangers):
         wire.socket.close()
+
+
+def test_by_hand_nodes_of_one_machine_have_a_port_each_and_say_so() -> None:
+    taken = Wire("", "29500", "0.0.0.0", 0)
+    port = taken.socket.getsockname()[1]
+    nodes = [{"node_rank": 0}, {"node_rank": 1, "host": "here"}]
+    peers = {"secret": "", "circle": "29500", "meet": ["127.0.0.1", port], "port": port}
+    plan = {"run": "r", "node_rank": 1, "peers": {**peers, "common": COMMON, "nodes": nodes}}
+    heartbeat = Heartbeat(plan, {})
+    assert f"another process has {port}" in heartbeat.news()[0]
+    heartbeat.turn(0.0)
+    heard = taken.receive(1.0)
+    assert heard
+    assert (heard[0]["n"], heard[0]["a"]) == (1, COMMON)
+    with pytest.raises(HeartbeatError, match=f"UDP port {port} of .* in use"):
+        Heartbeat({**plan, "node_rank": 0}, {})
+    unknown = {**peers, "meet": ["no..name", port], "common": COMMON, "nodes": nodes}
+    with pytest.raises(HeartbeatError, match=r"MASTER_ADDR no\.\.name: "):
+        Heartbeat({**plan, "peers": unknown}, {})
+    taken.socket.close()
+    assert heartbeat.wire
+    heartbeat.wire.socket.close()
 
 
 def test_a_taken_port_is_named() -> None:
