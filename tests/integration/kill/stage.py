@@ -154,7 +154,7 @@ def make_packages(folder: Path) -> tuple[Wheel, ...]:
 def bring_uv(house: Path, cache: Path | None) -> None:
     """uv's own wheel beside the packages: from the wheelhouse of ``cache`` if it is there."""
     kept = (cache or house) / "zerofleet" / "wheelhouse"
-    if found := list(kept.glob("*/uv-*.whl")):
+    if found := list(kept.glob(f"*/uv-*musllinux*{os.uname().machine}.whl")):
         shutil.copy(found[0], house)
         return
     argv = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--require-hashes"]
