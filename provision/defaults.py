@@ -102,6 +102,7 @@ DEFAULTS: dict[str, Any] = {
     "grace": 15,
     "lost_after": 5,
     "start_within": 120,
+    "numa_binding": "auto",
     "checkpoints": False,
     "lock_file": None,
     "allow_drift": None,

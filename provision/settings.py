@@ -125,6 +125,7 @@ class Settings:
     grace: int
     lost_after: int
     start_within: int
+    numa_binding: str
     checkpoints: bool
     lock_file: Path
     allow_drift: str | None

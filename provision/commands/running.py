@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from provision.commands.pushing import gather_local
@@ -18,6 +19,7 @@ from provision.hosts.lock import read_lock
 from provision.hosts.parity import compare
 from provision.hosts.summary import summarize
 from provision.launch.apply import RunResult
+from provision.launch.numa import choose_binding
 from provision.launch.prepare import clock_offsets, make_run_hosts, make_wanted
 from provision.launch.report import apply_kept, apply_report
 from provision.launch.spec import RunHost
@@ -62,7 +64,9 @@ def gather_readiness(
     addresses = {host: str(address) for host, address in found.items()}
     facts = gather_all(out, fleet, list(addresses.values()))
     ways = choose_ways(facts, addresses)
-    hosts = make_run_hosts(read_choice(s), facts, env.manifest.accelerator, ways, s.nproc)
+    on = env.manifest.accelerator
+    bind = partial(choose_binding, s.numa_binding, accelerator=on, launcher=s.launcher)
+    hosts = make_run_hosts(read_choice(s), facts, on, ways, s.nproc, bind)
     wanted = make_wanted(s, hosts, addresses[hosts[0].name], ways, env.proof, recipe)
     answers = gather_ready(fleet, wanted, read_rows_program(CHECKOUT), out.say)
     memory = plan_run(wanted, facts, answers, auto=s.zero_auto)

@@ -40,6 +40,7 @@ FACTS: Mapping[str, str] = {
     "cpu.cores": "int: that this session may use (affinity)",
     "cpu.quota": "float: cores' worth of time that cgroups allow; absent where unlimited",
     "numa": '[{"node": 0, "cpus": "0-31", "memory": int}]',
+    "numactl": "str: its path; absent where it is not on PATH",
     "memory": '{"total", "available", "swap_total", "swap_free": int}',
     "memory.limit": '{"limit", "used": int}: the tightest cgroup; absent where unlimited',
     "limits": '{"nofile", "memlock", "nproc": {"soft", "hard": int or None}}: None is unlimited',

@@ -130,7 +130,9 @@ def _argv(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> tuple[s
     # --tee: both streams of every rank, to its files and to torchrun's own output
     logs = ("--log-dir", f"{run_dir}/ranks", "--tee", "3")
     meet = rendezvous(spec, host, node_rank)
-    return (python, "-m", "torch.distributed.run", *meet, *logs, *program)
+    mode = host.numa.mode if host.numa else None
+    bound = ("--numa-binding", mode) if mode else ()
+    return (python, "-m", "torch.distributed.run", *meet, *bound, *logs, *program)
 
 
 def deepspeed_argv(spec: RunSpec, node_rank: int) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from provision.launch.code import Code
 from provision.launch.nodes import NodeLaunch, plan_nodes
 from provision.launch.peers import heartbeat_ports, peers_json
 from provision.launch.spec import RunSpec
+from provision.names import fold
 from provision.steps import Phase, Plan, Put, Run, Step
 
 ScriptArgv = Callable[[str, Sequence[str]], tuple[str, ...]]
@@ -52,10 +53,19 @@ class LaunchPlan:
                 "s of silence; every node is to be heard of within {start_within:.0f} s"
             )
             lines += ["", limits.format(**limits_json(self.spec))]
+        lines += [f"NUMA binding: {text}" for text in self._bindings()]
         lines += ["", "by hand, one command on each host:"]
         for node in self.nodes:
             lines += [f"  # {node.host}: NODE_RANK {node.node_rank}", f"  {node.command}"]
         return "\n".join(lines)
+
+    def _bindings(self) -> list[str]:
+        """How ranks are bound to CPUs, hosts that are alike together; none where nobody asked."""
+        ways = dict.fromkeys(host.numa for host in self.spec.hosts if host.numa)
+        return [
+            f"{fold(host.name for host in self.spec.hosts if host.numa == way)}: {way}"
+            for way in ways
+        ]
 
     def as_json(self) -> dict[str, object]:
         """The ``launch`` key of ``--dry-run --json``: keys are only ever added."""
@@ -65,6 +75,7 @@ class LaunchPlan:
             "code": self.code,
             "nodes": nodes,
             "limits": limits_json(self.spec),
+            "numa_binding": self._bindings(),
             "environment": [str(variable) for variable in self.spec.environ.variables],
             "not_passed": list(self.spec.environ.left_out),
             "plan": self.plan.as_json(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from provision.launch.code import Code, read_own_code, read_script_args, read_tr
 from provision.launch.environment import RunEnviron, parse_given, read_run_environ
 from provision.launch.include import Choice
 from provision.launch.nodes import RUNS
+from provision.launch.numa import Binding
 from provision.launch.own_config import read_own_config, require_agreeing
 from provision.launch.recipe import parse_flags, read_recipe
 from provision.launch.spec import (
@@ -128,12 +129,13 @@ def make_run_hosts(
     accelerator: str,
     ways: Mapping[str, Way],
     nproc: int | None = None,
+    numa: Callable[[HostFacts], Binding] | None = None,
 ) -> tuple[RunHost, ...]:
     """The run's hosts in node_rank order.
 
     Slots are the hosts file's; else the host's GPUs, or 1 on the CPU. ``ways``: each host's way to
     all the others, of which it is told the interface. ``nproc``: ranks of each host, if not its
-    slots. Raises ConfigError for a slot that was named and is not there.
+    slots; ``numa``: how ranks of a host are bound to CPUs. Raises ConfigError for a slot that was named and is not there.
     """
     hosts = []
     for host in choice.inventory:
@@ -154,6 +156,7 @@ def make_run_hosts(
                 boot_id=fact["boot_id"].value,
                 store=frozenset(fact["store"].value or ()),
                 address=ways[host.label].address,
+                numa=numa(fact) if numa else None,
             )
         )
     return tuple(hosts)

@@ -16,6 +16,7 @@ from typing import Any
 from provision.errors import ConfigError
 from provision.launch.code import OWN
 from provision.launch.environment import RunEnviron
+from provision.launch.numa import Binding
 from provision.launch.recipe import parse_flags
 
 STAGES = (1, 2, 3)
@@ -45,7 +46,7 @@ class RunHost:
     ones. What follows is None where it is not known, and nothing is then set for it:
     ``socket_interface`` (its name), ``cores``, and ``boot_id``, which tells hosts that are one
     machine. ``store``: what was pushed there before, as ``sha256/name``. ``address`` is what the
-    run's other hosts reach it at.
+    run's other hosts reach it at. ``numa``: how its ranks are bound to CPUs.
     """
 
     name: str
@@ -58,6 +59,7 @@ class RunHost:
     devices: tuple[int, ...] | None = None
     store: frozenset[str] = frozenset()
     address: str | None = None
+    numa: Binding | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import pwd
+import shutil
 import socket
 import sys
 import time
@@ -63,6 +64,7 @@ def readers(peers: list[str], paths: list[str]) -> dict[str, Callable[[], Any]]:
         "cpu.cores": lambda: len(os.sched_getaffinity(0)),
         "cpu.quota": probe_host.read_cpu_quota,
         "numa": probe_host.read_numa,
+        "numactl": lambda: shutil.which("numactl"),
         "memory": probe_host.read_memory,
         "memory.limit": probe_host.read_memory_limit,
         "limits": probe_host.read_limits,
