@@ -91,8 +91,8 @@ HELP = {
     "grace": "seconds between SIGTERM and SIGKILL of a stop that was asked for (default 15)",
     "lost_after": "seconds of silence after which a host counts as lost (default 5, at least 3)",
     "start_within": "seconds in which every node must be heard of after the start (default 120)",
-    "numa_binding": "CPUs of a rank: auto (its GPU's NUMA node, where a host has several), none, or "
-    "as torchrun has it: node, socket, exclusive, core-complex",
+    "numa_binding": "CPUs of a rank: auto (its GPU's NUMA node, where a host has several), none, "
+    "or as torchrun has it: node, socket, exclusive, core-complex",
     "checkpoints": "bring checkpoints too, optimizer states and all",
     "wait": "seconds to wait where another command is at work on a host (default 0)",
     "partial": "leave out hosts that fail, and go on with the others",

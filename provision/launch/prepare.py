@@ -135,7 +135,8 @@ def make_run_hosts(
 
     Slots are the hosts file's; else the host's GPUs, or 1 on the CPU. ``ways``: each host's way to
     all the others, of which it is told the interface. ``nproc``: ranks of each host, if not its
-    slots; ``numa``: how ranks of a host are bound to CPUs. Raises ConfigError for a slot that was named and is not there.
+    slots; ``numa``: how ranks of a host are bound to CPUs. Raises ConfigError for a slot that was
+    named and is not there.
     """
     hosts = []
     for host in choice.inventory:
