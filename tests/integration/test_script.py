@@ -117,3 +117,22 @@ def test_printed_commands_run_where_they_are_pasted(
         pasted.append(subprocess.Popen(shell, cwd=code, env=environ))
     assert [process.wait(timeout=120) for process in pasted] == [0, 0]
     assert json.loads((tmp_path / "out" / "said.json").read_text())["sum"] == 3
+
+
+def test_deepspeeds_own_launcher_on_two_hosts(deployed: Fleet, zf_run: ZfRun, code: Path) -> None:
+    words = ["--script", str(code / "train.py"), "--code", str(code), "--master-port", "29664"]
+    done = zf_run(
+        ["train", "--json", "--launcher", "deepspeed", *words, "--", "--note", "x"],
+        deployed.folder,
+        environ={"HF_TOKEN": CANARY},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    assert answer["state"] == "finished"
+    collected = Path(answer["collected"])
+    result = json.loads((collected / "output" / "said.json").read_text())
+    assert (result["sum"], result["args"]) == (3, ["--note", "x"])
+    for host in deployed.hosts:
+        plan = json.loads((collected / "hosts" / host.name / "plan.json").read_text())
+        assert "deepspeed.launcher.launch" in plan["argv"]
+        assert "secret" not in plan["peers"]  # the heartbeat's own
