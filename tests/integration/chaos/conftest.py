@@ -51,7 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without root there are no such hosts: say so, and take no fixture's minutes."""
     lacking, left_out = bed.missing(), []
     for item in [item for item in items if HERE in item.path.parents]:
-        item.add_marker(pytest.mark.timeout(240))
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(240))
         if lacking:
             item.add_marker(pytest.mark.skip(reason=lacking))
         if not ALL and item.name not in THIN:

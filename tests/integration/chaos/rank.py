@@ -1,6 +1,7 @@
 """A rank that does what ranks do, and starts fast: all-reduce after all-reduce, over gloo.
 
-It does what files in the run's folder ask for: ``raise-RANK``, ``finish``.
+It does what files in the run's folder ask for: ``raise-RANK``, ``finish``, ``grow-RANK`` (take ever
+more memory).
 """
 
 import os
@@ -13,7 +14,7 @@ import torch.distributed as dist
 folder, rank = Path(os.environ["ZEROFLEET_RUN_DIR"]), os.environ["RANK"]
 dist.init_process_group("gloo")
 value = torch.ones(1000)
-step = 0
+step, hoard = 0, []
 while True:
     flags = torch.tensor([float((folder / "finish").exists())])
     dist.all_reduce(value)
@@ -23,6 +24,8 @@ while True:
     (folder / f"step-{rank}").write_text(str(step))
     if (folder / f"raise-{rank}").exists():
         raise ValueError(f"boom on rank {rank}")
+    if (folder / f"grow-{rank}").exists():
+        hoard.append(b"x" * (16 << 20))
     if flags.item():
         break
     time.sleep(0.02)

@@ -10,7 +10,8 @@ figures are printed. A thinned matrix runs by default; all of it with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,42 @@ def test_a_rank_is_killed(chaos: Chaos, figure: Figure, number: int) -> None:
     outcome = chaos.outcome(EVERYBODY)
     figure(took, outcome)
     named(outcome, f"node{number}", "killed by signal 9 (SIGKILL)", rank=number - 1)
+
+
+@pytest.fixture
+def confined() -> Iterator[Callable[[int, int], None]]:
+    """``confined(pid, size)``: a process that may take so many more bytes of memory."""
+    made: list[Path] = []
+
+    def confine(pid: int, size: int) -> None:
+        old = Path("/sys/fs/cgroup/memory")
+        root, name = (old, "memory.limit_in_bytes") if old.is_dir() else (old.parent, "memory.max")
+        group = root / f"zerofleet-test-{pid}"
+        try:
+            group.mkdir()
+            made.append(group)
+            (group / name).write_text(str(size))
+            (group / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            pytest.skip(f"needs root over the control group of memory ({error})")
+
+    yield confine
+    for group in made:
+        group.rmdir()
+
+
+def test_a_rank_out_of_memory(
+    chaos: Chaos, figure: Figure, confined: Callable[[int, int], None]
+) -> None:
+    chaos.start()
+    chaos.until_stepping()
+    (pid,) = chaos.ranks(2)
+    confined(pid, 128 << 20)
+    chaos.file(2, "grow-1").touch()
+    took = chaos.until_gone(EVERYBODY, BOUND + 30)
+    outcome = chaos.outcome(EVERYBODY)
+    figure(took, outcome)
+    named(outcome, "node2", "killed by signal 9 (SIGKILL)", "want of memory", rank=1)
 
 
 def test_a_rank_is_stopped_and_hangs_all_others(chaos: Chaos, figure: Figure) -> None:

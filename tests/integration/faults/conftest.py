@@ -111,14 +111,14 @@ class Hosts:
 Mended = Callable[[], AbstractContextManager[Hosts]]
 
 
-def read_said(process: subprocess.Popen[str]) -> Said:
+def read_said(process: subprocess.Popen[str], within: float = 120) -> Said:
     """What a command says, once it ended."""
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=within)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"no end in two minutes: {err[-3000:]}") from None
+        raise AssertionError(f"no end in {within:.0f} s: {err[-3000:]}") from None
     assert out.count("\n") == 1, err[-3000:]
     return Said(code=process.returncode, answer=json.loads(out), stderr=err)
 
