@@ -68,7 +68,7 @@ def test_a_run_is_left_found_again_killed_and_gone_on_with(deployed: Fleet, zf_r
     assert not list(Path(ended["adapter"]).glob("checkpoint-*"))
     assert zf("status", first, code=5)["state"] == "failed"
 
-    again = zf("resume", first, "--detach")
+    again = zf("train", "--resume", first, "--detach")  # as invoke resume
     step = again["resumed_step"]
     assert step % 4 == 0
     before = losses(runs[0] / first)
