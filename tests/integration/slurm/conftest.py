@@ -26,7 +26,10 @@ HOME = os.environ.get("ZEROFLEET_TEST_HOME", "")
 ALL = os.environ.get("ZEROFLEET_SLURM") == "all"
 NODES = 4
 #: What runs with ZEROFLEET_SLURM=all only: of what differs little, one case is enough every day.
-LONG = {"test_a_lost_node_is_replaced_and_the_job_goes_on[1]"}
+LONG = {
+    "test_a_lost_node_is_replaced_and_the_job_goes_on[1]",
+    "test_losses_go_on_as_if_nothing_had_been",
+}
 #: States of a job that is still to run, or does.
 ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED")
 
@@ -35,7 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without Slurm there are no such tests: say so, and take no fixture's minutes."""
     lacking, left_out = bed.missing(), []
     for item in [item for item in items if HERE in item.path.parents]:
-        item.add_marker(pytest.mark.timeout(400))
+        item.add_marker(pytest.mark.timeout(600))
         if lacking:
             item.add_marker(pytest.mark.skip(reason=lacking))
         if item.name in LONG and not ALL:
@@ -78,7 +81,14 @@ class Job:
 
     def restarted(self, seconds: float = 200) -> None:
         """Wait until Slurm has put it back into the queue once more."""
-        self.until(seconds, lambda: self.shown()["Restarts"] != "0", "restarted")
+        shown: dict[str, str] = {}
+
+        def decided() -> bool:
+            shown.update(self.shown())
+            return shown["Restarts"] != "0" or shown["JobState"] not in ON
+
+        self.until(seconds, decided, "restarted")
+        assert shown["Restarts"] != "0", self.said()
 
     def nodes(self, attempt: int = 0) -> list[str]:
         """The nodes of an attempt, in the order of their node ranks."""
@@ -142,8 +152,7 @@ class Desk:
         }  # fmt: skip
         said = {word.removeprefix("--").partition("=")[0] for word in words}
         flags = [f"--{name}={value}" for name, value in usual.items() if name not in said]
-        gres = [] if "accelerator" in said else ["--sbatch=--gres=gpu:2"]
-        return ["slurm", *flags, *gres, *words]
+        return ["slurm", *flags, *words]
 
     def submit(self, *words: str, after: Sequence[str] = ()) -> Job:
         """Submit such a run."""
@@ -156,7 +165,8 @@ class Desk:
     def script(self, what: str, *words: str) -> Job:
         """Submit ``rank.py WHAT`` in place of a training."""
         (self.folder / "rank.py").write_bytes((HERE / "rank.py").read_bytes())
-        return self.submit("--script=rank.py", "--no-preflight", *words, after=("--", what))
+        fixed = ["--script=rank.py", "--no-preflight", "--sbatch=--gres=gpu:2"]
+        return self.submit(*fixed, *words, after=("--", what))
 
 
 @pytest.fixture(scope="session")

@@ -47,9 +47,10 @@ def test_a_rank_that_raises_fails_the_job_and_is_named(mended: Desk) -> None:
 
 
 def test_a_cancelled_job_leaves_nothing_behind(mended: Desk) -> None:
-    job = mended.script("wait", "--restarts=3")
+    job = mended.script("wait", "--restarts=3", "--nodes=4", "--gpus=1")
     job.until(120, lambda: bool(ranks_of(job)), "started")
-    assert len(job.left()) == 2
+    assert [one["host"] for one in ranks_of(job)] == job.nodes()
+    assert sorted(job.left()) == ["node1", "node2", "node3", "node4"]
     job.slurm.say("scancel", job.number)
     assert job.ended(60) == "CANCELLED"
     job.until(20, lambda: not job.left(), "gone from the nodes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,12 +21,32 @@ FLAGS = {
     "activation_checkpointing": "false",
     "model_max_length": 128,
 }
+SAME_NODES = "--sbatch=--nodelist=node1,node2"
+
+
+@pytest.fixture
+def alone(desk: Desk) -> Iterator[Desk]:
+    """The desk; no job is left after the test."""
+    yield desk
+    desk.slurm.say("scancel", "--user=root")
+    desk.slurm.mend()
 
 
 def submit(desk: Desk, *words: str) -> Job:
-    """An SFT with ZeRO-2 on two nodes, always the same two."""
+    """An SFT with ZeRO-2 on two nodes."""
     flags = [f"--set={name}={value}" for name, value in FLAGS.items()]
-    return desk.submit(*desk.training, "--sbatch=--nodelist=node1,node2", *flags, *words)
+    return desk.submit(*desk.training, SAME_NODES, *flags, *words)
+
+
+def submit_cut(desk: Desk) -> Job:
+    """One that its time limit cuts in two, and that gets more time after that.
+
+    Slurm sends the signal up to a minute early: here before the first step, on any machine.
+    """
+    job = submit(desk, "--time=2", "--lead=115")
+    job.restarted(300)
+    desk.slurm.say("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
+    return job
 
 
 def losses(job: Job) -> dict[int, float]:
@@ -35,25 +56,32 @@ def losses(job: Job) -> dict[int, float]:
     return {one["step"]: one["loss"] for one in steps}
 
 
-def test_a_time_limit_is_survived_beside_another_job_on_the_same_nodes(desk: Desk) -> None:
-    whole = submit(desk)
-    # Slurm sends the signal up to a minute early: here before the first step, on any machine.
-    cut = submit(desk, "--time=2", "--lead=115")
-    cut.restarted()
-    assert cut.shown()["TimeLimit"] == "00:02:00"
-    desk.slurm.say("scontrol", "update", f"JobId={cut.number}", "TimeLimit=30")
-    assert (whole.ended(), cut.ended()) == ("COMPLETED", "COMPLETED"), whole.said() + cut.said()
-    assert whole.nodes() == cut.nodes() == ["node1", "node2"]
-    ports = [set(re.findall(r"meeting at node1:(\d+)", job.log())) for job in (whole, cut)]
-    assert len(ports[0] | ports[1]) == 2
+def port(job: Job) -> str:
+    """Where its ranks met."""
+    (found,) = set(re.findall(r"meeting at node1:(\d+)", job.log()))
+    return str(found)
 
-    (begin,), (resumed, *_) = whole.events()["begin"], cut.events()["begin"][1:]
-    assert (begin["world_size"], begin["zero_stage"], begin["first_step"]) == (4, 2, 0)
+
+def test_a_time_limit_is_survived_beside_another_job_on_the_same_nodes(alone: Desk) -> None:
+    other = alone.script("wait", SAME_NODES, "--gpus=1")
+    cut = submit_cut(alone)
+    assert cut.ended(300) == "COMPLETED", cut.said()
+    assert other.shown()["JobState"] == "RUNNING"
+    assert cut.nodes() == other.nodes() == ["node1", "node2"]
+    assert port(cut) != port(other)
+
+    begun, resumed = cut.events()["begin"]
+    assert (begun["world_size"], begun["zero_stage"], begun["first_step"]) == (4, 2, 0)
     (paused,) = cut.events()["paused"]
     assert resumed["first_step"] == paused["step"]
     assert f"saved: step {paused['step']}; back into the queue" in cut.log()
+    assert losses(cut)[STEPS] < losses(cut)[1] - 0.3
+    assert (cut.run_dir / "output" / "adapter_model.safetensors").is_file()
+    assert "end" in cut.events()
+
+
+def test_losses_go_on_as_if_nothing_had_been(alone: Desk) -> None:
+    whole = submit(alone)
+    cut = submit_cut(alone)
+    assert (whole.ended(300), cut.ended(300)) == ("COMPLETED", "COMPLETED"), cut.said()
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-4)
-    assert losses(whole)[STEPS] < losses(whole)[1] - 0.3
-    for job in (whole, cut):
-        assert (job.run_dir / "output" / "adapter_model.safetensors").is_file()
-        assert "end" in job.events()
