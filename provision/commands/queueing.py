@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from provision.deploy.spec import read_env_spec
+from provision.commands.environments import read_spec
 from provision.errors import ConfigError
 from provision.launch.manual import local_path
 from provision.launch.plan import LaunchPlan, plan_launch
@@ -20,7 +20,6 @@ from provision.slurm.render import FROM_JOB_ID, MASTER_ADDR, render
 from provision.slurm.spec import RESTARTS, SlurmSpec, parse_slurm_spec
 from provision.slurm.submit import apply_folder, read_forecast
 from provision.slurm.waiting import apply_queued
-from provision.wheel.manifest import read_wheel
 
 #: What the seeds' job files ask of each node, where a run says nothing else.
 NODES, GPUS, CPUS = 2, "8", 10
@@ -34,7 +33,7 @@ def read_environment(s: Settings, shared: Path) -> tuple[str, str]:
                 "--accelerator", found="nothing", expected="cuda or cpu", remedy="say which"
             )
         return str(Path(s.python).expanduser().absolute()), s.accelerator
-    env = read_env_spec(CHECKOUT, s.wheels, read_wheel(s.wheels, s.wheel))
+    env = read_spec(s)
     return f"{shared}/.zerofleet/envs/{env.name}/bin/python", env.manifest.accelerator
 
 
