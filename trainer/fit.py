@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 from trainer import engine
 from trainer.card import write_card
 from trainer.errors import RequestError
+from trainer.finite import Finite
 from trainer.metrics import Metrics, peak_memory_of_ranks
 from trainer.pace import Pace
 from trainer.pausing import Pause
@@ -32,11 +33,14 @@ class CountingTrainer(Trainer):
         """As a Trainer."""
         super().__init__(*args, **kwargs)
         self.tally = Tally()
+        self.finite = Finite()
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Count, then train."""
         self._tokens = self._tokens + self.count_tokens(inputs)
-        return super().training_step(model, inputs, *args, **kwargs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self.finite.note(loss)
+        return loss
 
     def count_tokens(self, inputs: dict[str, Any]) -> Any:
         """Tokens of a batch, without padding."""
@@ -51,12 +55,16 @@ class CountingTrainer(Trainer):
         elif f"{EVAL}loss" in logs:
             logs.update(self.tally.means(EVAL, self.accelerator))
         super().log(logs, *args, **kwargs)
+        if "loss" in logs:
+            self.finite.forget()
 
 
 class Recorder(TrainerCallback):
     """Writes a run's events, after making sure that the ZeRO asked for is the one that runs."""
 
-    def __init__(self, trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, trainer: CountingTrainer, metrics: Metrics, say: Callable[[str], None]
+    ) -> None:
         self.trainer = trainer
         self.metrics = metrics
         self.say = say
@@ -113,7 +121,8 @@ class Recorder(TrainerCallback):
             )
             if not math.isfinite(logs["loss"]):
                 raise RequestError(
-                    f"the loss of step {state.global_step} is {logs['loss']}: stopped. A lower "
+                    f"the loss of step {state.global_step} is {logs['loss']}, first in "
+                    f"{self.trainer.finite.where()}: stopped. A lower "
                     "--learning_rate, or bf16 in place of fp16, are what usually helps; "
                     "--max_grad_norm is " + str(args.max_grad_norm)
                 )

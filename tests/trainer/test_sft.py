@@ -155,3 +155,16 @@ def test_a_folder_that_holds_a_run_is_not_written_into(
     error = ranks("sft", flags(tiny, tmp_path, deepspeed=ZERO / "zero2.json"), 1, tmp_path)
     assert "has checkpoint-7 of an earlier run there: name another folder" in str(error)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["checkpoint-7"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(
+    tiny: Path, tmp_path: Path, ranks: Train
+) -> None:
+    # The first step throws every weight beyond what fp32 can hold.
+    argv = flags(
+        tiny, tmp_path, learning_rate="1e38", warmup_steps=0, bf16="false", use_peft="false"
+    )  # fmt: skip
+    error = ranks("sft", argv, 2, tmp_path)
+    assert "the loss of step 2 is nan, first in batch 1 of 2 on rank 0, batch 1 of 2 on rank 1" in (
+        str(error)
+    )
