@@ -65,6 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "result": None,
     "checkpoint": None,
     "dtype": None,
+    "universal": False,
     "prompt": None,
     "max_new_tokens": 256,
     "limit": None,

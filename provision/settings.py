@@ -87,6 +87,7 @@ class Settings:
     result: str | None
     checkpoint: str | None
     dtype: str | None
+    universal: bool
     prompt: str | None
     max_new_tokens: int
     limit: str | None

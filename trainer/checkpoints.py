@@ -30,6 +30,9 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "checkpoint.json"
+#: Names the shards' folder of a checkpoint for any number of ranks (trainer/universal.py), whose
+#: ``world_size`` is 0.
+LATEST_UNIVERSAL = "latest_universal"
 _NAME = re.compile(r"checkpoint-(\d+)$")
 _CHUNK = 1 << 22
 

@@ -17,7 +17,12 @@ from trainer.finite import Finite
 from trainer.metrics import Metrics, peak_memory_of_ranks
 from trainer.pace import Pace
 from trainer.pausing import Pause
-from trainer.saving import CompleteOnEachHost, checkpoint_to_resume, spread_saving
+from trainer.saving import (
+    CompleteOnEachHost,
+    checkpoint_to_resume,
+    prepare_universal,
+    spread_saving,
+)
 from trainer.tally import EVAL, TRAIN, Tally, only
 
 
@@ -153,7 +158,10 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     if metrics.kept or training.process_index != 0:
         # The record has every step, and one rank's word for it is enough.
         trainer.remove_callback(PrinterCallback)
-    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training))
+    checkpoint = checkpoint_to_resume(training)
+    if checkpoint:
+        prepare_universal(trainer, checkpoint)
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     if pause.step is not None:
         metrics.write("paused", step=pause.step, total_steps=trainer.state.max_steps)
         say(f"asked to pause: saved at step {pause.step} of {trainer.state.max_steps}")

@@ -15,7 +15,14 @@ from transformers.integrations.deepspeed import propagate_args_to_deepspeed
 
 from trainer import engine
 from trainer.args import SftArgs
-from trainer.checkpoints import check_folder, newest_whole, read_checkpoints, whole, write_manifest
+from trainer.checkpoints import (
+    LATEST_UNIVERSAL,
+    check_folder,
+    newest_whole,
+    read_checkpoints,
+    whole,
+    write_manifest,
+)
 from trainer.errors import RequestError
 
 #: ``--resume_from_checkpoint`` with this: the last one that is complete on all hosts.
@@ -23,6 +30,8 @@ LATEST = "latest"
 #: And with this: the same, or from the start where there is none. For jobs that a scheduler starts
 #: again by itself, after whatever it was that ended them, with the same command.
 LATEST_IF_ANY = "latest-if-any"
+#: The world_size of a checkpoint that any number of ranks can go on from.
+ANY_RANKS = 0
 #: What a run leaves in its output folder.
 RESULTS = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin")
 
@@ -139,6 +148,16 @@ def checkpoint_to_resume(training: SftArgs) -> str | None:
     return str(asked)
 
 
+def prepare_universal(trainer: Trainer, checkpoint: str) -> None:
+    """Have DeepSpeed take its shares out of a checkpoint that is for any number of ranks.
+
+    DeepSpeed reads that from the configuration that its engine is made with: call it before.
+    """
+    if (Path(checkpoint) / LATEST_UNIVERSAL).is_file():
+        config = trainer.accelerator.state.deepspeed_plugin.hf_ds_config.config
+        config["checkpoint"] = {**config.get("checkpoint", {}), "load_universal": True}
+
+
 def _require_unused(output: Path, leads: bool) -> None:
     """RequestError when ``output`` holds what an earlier run left: nothing is overwritten."""
     left = sorted(path.name for one in RESULTS for path in output.glob(one)) if leads else []
@@ -153,27 +172,28 @@ def _require_complete(asked: str, training: SftArgs, leads: bool) -> None:
     where = f"--resume_from_checkpoint {asked}"
     _raise_together(problem and f"{where}: on {os.uname().nodename}, {problem}")
     every = [one for one in of_all_ranks(manifest) if one is not None]
-    # One host after the other may have the same shared folder: whole() takes that, too.
-    differ = whole(every)
-    if differ:
-        raise RequestError(f"{where}: {differ}")
     stage = (
         engine.requested_zero(training.hf_deepspeed_config.config).stage
         if training.deepspeed
         else 0
     )
-    if every[0]["world_size"] != training.world_size:
+    if every[0]["world_size"] not in (ANY_RANKS, training.world_size):
         raise RequestError(
             f"{where} was saved by {every[0]['world_size']} ranks, this run has "
             f"{training.world_size}: each rank goes on with its own shard, so give it as many, or "
-            "begin a new run from the weights in that folder"
+            f"convert it first: invoke export RUN/checkpoint-{every[0]['step']} --universal "
+            "(trainer/universal.py)"
         )
+    # One host after the other may have the same shared folder: whole() takes that, too.
+    differ = whole(every)
+    if differ:
+        raise RequestError(f"{where}: {differ}")
     if every[0]["zero_stage"] != stage:
         raise RequestError(
             f"{where} was saved with ZeRO stage {every[0]['zero_stage']}, this run has {stage}: "
             "give it the same stage, or begin a new run from the weights in that folder"
         )
-    here = manifest["ranks"] if manifest else None
+    here = manifest["ranks"] if manifest and manifest["world_size"] != ANY_RANKS else None
     lacks = here is not None and training.process_index not in here
     _raise_together(
         f"{where}: {os.uname().nodename} is now rank {training.process_index}, but has the shards "

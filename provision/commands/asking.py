@@ -148,6 +148,11 @@ def checkpoint_call(out: Answer, s: Settings, fleet: Fleet | None) -> ModuleCall
     """``invoke export``: a folder with every rank's shards, or a run's, brought together."""
     wanted = str(s.checkpoint)
     extra = ("--dtype", str(s.dtype)) if s.dtype else ()
+    module = "trainer.universal" if s.universal else "trainer.export"
+    if s.universal and s.dtype:
+        raise ConfigError(
+            "--dtype", found="--universal, too", expected="one of them", remedy="leave one out"
+        )
     if fleet is None or _ON_HOST.match(wanted):
         who, folder, output = on_first(s, fleet), placed(fleet, "CHECKPOINT", wanted), None
         others: tuple[str, ...] = ()
@@ -158,11 +163,12 @@ def checkpoint_call(out: Answer, s: Settings, fleet: Fleet | None) -> ModuleCall
         run, who = run_of(out, s, fleet, match["run"])
         step = chosen_step(fleet, run, match["step"])
         folder = f"{run.outputs[who.host]}/checkpoint-{step}"
-        output = s.runs / run.run / f"exported-{step}"
+        name = f"universal-{step}" if s.universal else f"exported-{step}"
+        output = s.runs / run.run / name
         inputs = gather_shards(fleet, run, step)
         others = ("--others", f"{WORK}/inputs") if inputs else ()
     args = (folder, f"{WORK}/result", *extra, *others, "--json")
-    return who.call("trainer.export", *args, output=target(s, output), inputs=inputs)
+    return who.call(module, *args, output=target(s, output), inputs=inputs)
 
 
 def chosen_step(fleet: Fleet, run: KnownRun, step: str | None) -> int:

@@ -43,6 +43,7 @@ HELP = {
     "rows": "file or folder of rows on the first host or (--python) here; several with commas",
     "result": "a run, or the folder of its output on the first host or (--python) here",
     "checkpoint": "RUN or RUN/checkpoint-STEP; or a folder that has every rank's shards",
+    "universal": "not weights, but a checkpoint that any number of ranks can go on from",
     "dtype": "of exported weights: bf16, fp16 or fp32 (default: the model's own; adapters fp32)",
     "prompt": "ask this one thing (default: lines typed, each with what was said before in mind)",
     "max_new_tokens": "tokens that an answer may have (default 256)",
@@ -181,6 +182,7 @@ SLURM = (
 LAUNCH = ("code", "launcher", "env", "numa_binding", "print_commands", "detach", "retries")
 LIMITS = ("grace", "lost_after", "start_within")
 _SWITCHES = (
+    "universal",
     "accept_new",
     "deep",
     "locked",

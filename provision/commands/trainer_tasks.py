@@ -26,9 +26,9 @@ def merge(out: Any, s: Any) -> None:
     apply_made(out, s, result_call)
 
 
-@command("checkpoint", *_WHERE, "runs", "output", "dtype", "dry_run")
+@command("checkpoint", *_WHERE, "runs", "output", "dtype", "universal", "dry_run")
 def export(out: Any, s: Any) -> None:
-    """Put the ZeRO shards of a checkpoint together as safetensors, and bring them here."""
+    """Put a checkpoint's ZeRO shards together: as safetensors, or for another number of ranks."""
     from provision.commands.asking import apply_made, checkpoint_call
 
     apply_made(out, s, checkpoint_call)
