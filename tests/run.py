@@ -48,6 +48,8 @@ def read_cache() -> Path:
 
 CACHE = read_cache()
 os.environ["ZEROFLEET_TEST_CACHE"] = str(CACHE)
+# As users have it: hundreds of Pythons start here, and each would compile what it imports anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 DEV = ROOT / "locks" / "dev.lock"
 #: Written by the integration tests: the Python of an environment that they deployed.
 HOST_PYTHON = CACHE / "host_python"
