@@ -184,13 +184,12 @@ def _next(watch: Watch, events: Events, follow: _Followers) -> Turn:
     try:
         host, event = events.get(timeout=1)
     except queue.Empty:
-        for host in watch.silent(time.monotonic()):
-            if time.monotonic() - follow.begun[host] > SILENCE:
-                follow.restart(host, watch)
-        return Turn(watch=watch)
+        now = time.monotonic()
+        late = [h for h in watch.silent(now) if now - follow.begun[h] > SILENCE]
+        lines = [line for host in late for line in follow.restart(host, watch)]
+        return Turn(watch=watch, lines=tuple(lines))
     if "broken" in event:
-        follow.restart(host, watch, event["broken"])
-        return Turn(watch=watch)
+        return Turn(watch=watch, lines=follow.restart(host, watch, event["broken"]))
     follow.heard(host)
     if not follow.view.shows(event):
         return Turn(watch=watch)
@@ -216,7 +215,7 @@ class _Followers:
         if self.view.tail is not None:
             args += ["--tail", str(self.view.tail)]
         self.begun[host] = time.monotonic()
-        number, pause = self._current[host], _PAUSE * self._tries[host]
+        number, pause = self._current[host], _PAUSE * min(self._tries[host], _RECONNECTS)
 
         def put(event: dict[str, Any] | None) -> None:
             # What an abandoned connection still delivers was, or will be, read by the next one.
@@ -242,15 +241,27 @@ class _Followers:
         """An event arrived: only tries in vain, one after another, count against a host."""
         self._tries[host] = 0
 
-    def restart(self, host: str, watch: Watch, reason: str = "silent") -> None:
-        """Connect anew and go on reading; after a few tries in vain the host is lost."""
+    def restart(self, host: str, watch: Watch, reason: str = "silent") -> tuple[str, ...]:
+        """Connect anew and go on reading; what is to be said of it.
+
+        After a few tries in vain the host is lost, unless another one still tells of the run: the
+        hosts watch one another, so this host is there as well, and only its link to here is cut.
+        """
         self._tries[host] += 1
         self._current[host] += 1
         self._fleet.disconnect(host)
-        if self._tries[host] > _RECONNECTS:
-            self._events.put((host, {"lost": f"no connection any more ({reason})"}))
-        else:
-            self.start(host, watch)
+        tries = self._tries[host]
+        if tries > _RECONNECTS and not any(self._tries[h] == 0 for h in watch.running):
+            lost = {
+                "lost": f"no connection any more ({reason}); if it lives, its ranks go on",
+                "link": True,
+            }
+            self._events.put((host, lost))
+            return ()
+        self.start(host, watch)
+        if tries != _RECONNECTS:
+            return ()
+        return (f"[{host}] no connection ({reason}): trying again and again, its ranks go on",)
 
 
 def parse_event(line: str) -> dict[str, Any] | None:

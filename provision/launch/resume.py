@@ -191,8 +191,21 @@ def _resume(
         offload=offload,
         set={},
         script=None,
+        **_same_hosts(run, settings),
     )
     return Resume(step=step, torn=torn, settings=again, recipe={**recipe, "objective": objective})
+
+
+def _same_hosts(run: KnownRun, settings: Settings) -> dict[str, Any]:
+    """The run's own hosts, of those in the hosts file, with as many ranks each; or what was named
+    for this command.
+    """
+    if "include" in settings.given or "exclude" in settings.given:
+        return {}
+    ranks = {node["nproc_per_node"] for node in run.nodes.values()}
+    names = sorted(run.nodes, key=lambda host: int(run.nodes[host]["node_rank"]))
+    nproc = ranks.pop() if len(ranks) == 1 else settings.nproc
+    return {"include": "@".join(names), "nproc": nproc}
 
 
 def gather_checkpoints(fleet: Fleet, run: KnownRun) -> dict[str, Mapping[str, Any]]:

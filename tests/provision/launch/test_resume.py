@@ -90,6 +90,7 @@ def test_the_run_goes_on_as_it_was_and_not_as_the_settings_are_now() -> None:
     s = resume.settings
     assert (s.model, s.data, s.output) == ("~/m", "~/a.jsonl,/data/b.jsonl", None)
     assert (s.zero, s.offload, s.set) == (3, "all", {})
+    assert (s.include, s.nproc) == ("node1@node2", 2)  # whoever else is in the hosts file
     assert resume.recipe == {
         "objective": "sft",
         "max_steps": "10",
@@ -98,6 +99,12 @@ def test_the_run_goes_on_as_it_was_and_not_as_the_settings_are_now() -> None:
         "betas": ["0.9", "0.95"],
         "resume_from_checkpoint": "~/.zerofleet/runs/r/output/checkpoint-4",
     }
+
+
+def test_hosts_that_were_named_for_this_command_are_taken() -> None:
+    named = make_settings({}, {"include": "node1:0,2@node2"}, Path("/"))
+    s = plan_resume(run_of(), WHOLE, named).settings
+    assert (s.include, s.nproc) == ("node1:0,2@node2", None)
 
 
 def test_a_run_without_any_checkpoint_begins_anew() -> None:
