@@ -8,6 +8,7 @@ variables (https://docs.pyinvoke.org/en/stable/concepts/configuration.html). Pur
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -187,6 +188,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         _require_plain(key, list(value) if isinstance(value, tuple) else value)
     for key in _NUMBERS | {key for key in _COUNTS if values[key] is not None}:
         values[key] = parse_number(key, values[key])
+    values["recipe"] = _recipe_path(str(values["recipe"]))
     for key in _PATHS:
         if values[key] is not None:
             values[key] = folder / Path(str(values[key])).expanduser()
@@ -197,6 +199,12 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         elif values[key] is not None:
             values[key] = str(values[key])  # YAML reads arch: 8.0 as a number
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def _recipe_path(named: str) -> str:
+    """One of ours by its bare name, as in orpo; a file of such a name is ./orpo."""
+    ours = re.fullmatch(r"\w+", named)
+    return str(CHECKOUT / "recipes" / f"{named}.yaml") if ours else named
 
 
 def _require_known(key: str) -> None:

@@ -44,7 +44,10 @@ class ModelArgs:
     )
     chat_template: str | None = field(
         default=None,
-        metadata={"help": "Jinja file to use in place of the tokenizer's chat template."},
+        metadata={
+            "help": "chatml, llama3, mistral, gemma, vicuna, or a Jinja file, in place of the "
+            "tokenizer's chat template."
+        },
     )
 
 
@@ -95,6 +98,13 @@ class LoraArgs:
     )
     lora_rank: int = field(default=8, metadata={"help": "Rank of the adapter."})
     lora_alpha: int = field(default=16, metadata={"help": "The adapter is scaled by alpha / rank."})
+    quantize: str | None = field(
+        default=None,
+        metadata={
+            "help": "8bit or 4bit (QLoRA): keep the frozen weights in so many bits. Needs the "
+            "package bitsandbytes on every host; not with ZeRO-3."
+        },
+    )
     lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapter."})
     modules_to_save: str | None = field(
         default=None,
@@ -132,6 +142,8 @@ class SftArgs(TrainingArguments):
             self.activation_checkpointing = True
         if not torch.accelerator.is_available():
             self._start_on_cpu()
+        elif self.bf16 and not self.use_cpu:
+            require_bf16()
         super().__post_init__()
 
     def _start_on_cpu(self) -> None:
@@ -151,6 +163,15 @@ class SftArgs(TrainingArguments):
             deepspeed.init_distributed("gloo", auto_mpi_discovery=False, timeout=timeout)
         else:
             dist.init_process_group("gloo", timeout=timeout)
+
+
+def require_bf16() -> None:
+    """RequestError on a GPU that computes bf16 by emulation alone, or not at all."""
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RequestError(
+            f"--bf16 true: {torch.cuda.get_device_name()} has no bf16 (Ampere and later do): "
+            "use --bf16 false --fp16 true"
+        )
 
 
 def parse_args(

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+from trainer import quantize
 from trainer.args import LoraArgs, ModelArgs, SftArgs
 from trainer.errors import RequestError
+from trainer.templates import read_template
 
 #: Implementations that come as separate packages. transformers may fetch a kernel from the hub in
 #: their place, which hosts without internet can't and others should not do unasked.
@@ -38,11 +40,11 @@ def load_tokenizer(args: ModelArgs, *, chats: bool = True) -> PreTrainedTokenize
         trust_remote_code=args.trust_remote_code,
     )
     if args.chat_template:
-        tokenizer.chat_template = Path(args.chat_template).read_text(encoding="utf-8")
+        tokenizer.chat_template = read_template(args.chat_template)
     if chats and not tokenizer.chat_template:
         raise RequestError(
             f"{args.tokenizer_name_or_path or args.model_name_or_path} has no chat template (a "
-            "base model, not an instruct one?): give one with --chat_template FILE"
+            "base model, not an instruct one?): give one with --chat_template, by name or FILE"
         )
     if tokenizer.pad_token_id is None:
         # Padding is masked from attention and loss, so any token will do.
@@ -60,8 +62,11 @@ def weights_dtype(training: SftArgs, lora: LoraArgs) -> torch.dtype:
     return half if training.deepspeed or lora.use_peft else torch.float32
 
 
-def load_model(args: ModelArgs, dtype: torch.dtype) -> PreTrainedModel:
-    """The base model. Under ZeRO-3 each rank holds its part only.
+def load_model(
+    args: ModelArgs, dtype: torch.dtype, quantization: BitsAndBytesConfig | None = None
+) -> PreTrainedModel:
+    """The base model, on this rank's device if it is quantised. Under ZeRO-3 each rank holds its
+    part only.
 
     Raises RequestError when the attention implementation asked for is not the one in use.
     """
@@ -77,6 +82,7 @@ def load_model(args: ModelArgs, dtype: torch.dtype) -> PreTrainedModel:
             revision=args.model_revision,
             trust_remote_code=args.trust_remote_code,
             dtype=dtype,
+            **quantize.load_arguments(quantization),
             **({"attn_implementation": wanted} if wanted else {}),
         )
     except (ImportError, ValueError) as error:

@@ -22,6 +22,8 @@ RENAMED = {
     "lora_r": "lora_rank",
     "lora_target": "target_modules",
     "additional_target": "modules_to_save",
+    "template_name": "chat_template",
+    "template": "chat_template",
 }
 #: One value of an old flag → the new one and its value; any other value of it is refused.
 VALUES = {
@@ -33,6 +35,11 @@ VALUES = {
     ("torch_dtype", "bfloat16"): ("bf16", "true"),
     ("finetuning_type", "lora"): ("use_peft", "true"),
     ("finetuning_type", "full"): ("use_peft", "false"),
+    ("load_in_8bit", "true"): ("quantize", "8bit"),
+    ("load_in_4bit", "true"): ("quantize", "4bit"),
+    ("quantization_bit", "8"): ("quantize", "8bit"),
+    ("quantization_bit", "4"): ("quantize", "4bit"),
+    ("qlora", "true"): ("quantize", "4bit"),
     ("group_by_length", "true"): ("train_sampling_strategy", "group_by_length"),
 }
 #: Values that ask for what is so anyway.
@@ -41,14 +48,13 @@ GIVEN = {
     ("overwrite_output_dir", "false"), ("overwrite_cache", "false"), ("shift_attn", "false"),
     ("train_on_inputs", "false"), ("ignore_pad_token_for_loss", "true"), ("neft_alpha", "0"),
     ("use_fast_tokenizer", "true"), ("save_safetensors", "true"), ("streaming", "false"),
+    ("load_in_8bit", "false"), ("load_in_4bit", "false"), ("qlora", "false"),
     ("do_train", "true"), ("ddp_find_unused_parameters", "false"), ("rope_scaling", "none"),
 }  # fmt: skip
 #: What can't be had under any name here, and what to do.
 GONE = {
     "overwrite_output_dir": "it never deleted anything: give another --output_dir, or remove it",
     "overwrite_cache": "the cache of tokens is named by what is in it, so it is never stale",
-    "template_name": "the tokenizer's own template is used; another: --chat_template FILE",
-    "template": "the tokenizer's own template is used; another: --chat_template FILE",
     "flash_attn": "use --attn_implementation flash_attention_2, sdpa or eager",
     "shift_attn": "there is no shifted attention here",
     "rope_scaling": "set it in the model's config.json, which the result then carries, too",
@@ -66,6 +72,10 @@ GONE = {
     "dataset_name": "name cached hub data in --data, as hf://datasets/OWNER/NAME",
     "peft_path": "merge that adapter first, and train the merged model",
     "hf_hub_token": "log in on the hosts: hf auth login",
+    "quantization_bit": "use --quantize 8bit or 4bit",
+    "load_in_8bit": "use --quantize 8bit",
+    "load_in_4bit": "use --quantize 4bit",
+    "qlora": "use --quantize 4bit",
     "finetuning_type": "use --use_peft true or false",
     "stage": "choose the objective: sft, orpo or pretrain",
 }
@@ -78,7 +88,7 @@ def translate(argv: Sequence[str], known: frozenset[str], say: Callable[[str], N
     old flag that means nothing here.
     """
     result: list[str] = []
-    for words in _split(argv):
+    for words in _with_one_length(_split(argv), known, say):
         name, equals, value = words[0].removeprefix("--").partition("=")
         values = [value, *words[1:]] if equals else words[1:]
         old = name.replace("-", "_") if words[0].startswith("--") else ""
@@ -88,6 +98,42 @@ def translate(argv: Sequence[str], known: frozenset[str], say: Callable[[str], N
             say(f"note: {' '.join(words)} is an older name of: {said}")
         result += words if new is None else new
     return result
+
+
+def _with_one_length(
+    groups: list[list[str]], known: frozenset[str], say: Callable[[str], None]
+) -> list[list[str]]:
+    """max_source_length and max_target_length as the one length of both.
+
+    With a limit on prompts (ORPO) the source's length is that. RequestError for one without the
+    other: what the whole may be is then not said.
+    """
+    names = ("max_source_length", "max_target_length")
+    given = {_name(words): words for words in groups if _name(words) in names}
+    if not given or set(given) & known:
+        return groups
+    try:
+        source, target = (int(_values(given[name])[0]) for name in names)
+    except (KeyError, IndexError, ValueError):
+        raise RequestError(
+            "--max_source_length and --max_target_length: give both, as numbers, or use "
+            "--model_max_length: the tokens of question and answer together"
+        ) from None
+    new = [["--model_max_length", str(source + target)]]
+    if "max_prompt_length" in known:
+        new.append(["--max_prompt_length", str(source)])
+    old = " ".join(word for words in given.values() for word in words)
+    say(f"note: {old} are older names of: {' '.join(word for words in new for word in words)}")
+    return [*(words for words in groups if _name(words) not in names), *new]
+
+
+def _name(words: list[str]) -> str:
+    return words[0].removeprefix("--").partition("=")[0].replace("-", "_")
+
+
+def _values(words: list[str]) -> list[str]:
+    _, equals, value = words[0].partition("=")
+    return [value, *words[1:]] if equals else words[1:]
 
 
 def _new(name: str, values: list[str]) -> list[str] | None:

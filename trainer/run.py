@@ -16,6 +16,7 @@ from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
 from trainer.metrics import Metrics
 from trainer.process import quiet
+from trainer.quantize import make_quantization
 
 Rows = Sequence[dict[str, Any]]
 
@@ -95,7 +96,8 @@ def _network(
     """The model to train. Every rank calls this: under ZeRO-3 each gets its part."""
     model_args, data_args, lora_args, training = args
     model.prepare_checkpointing(training)
-    network = model.load_model(model_args, model.weights_dtype(training, lora_args))
+    dtype = model.weights_dtype(training, lora_args)
+    network = model.load_model(model_args, dtype, make_quantization(lora_args, dtype))
     model.fit_vocabulary(network, tokenizer)
     model.fit_length(network, *objective.length(data_args))
     return model.attach_lora(network, lora_args, training) if lora_args.use_peft else network

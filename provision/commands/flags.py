@@ -66,7 +66,7 @@ HELP = {
     "zero": "ZeRO stage: 1, 2, 3 (default 2), or auto: the fastest that fits the hosts",
     "deepspeed": "a DeepSpeed configuration of your own, in place of --zero and --offload",
     "offload": "what is kept in host memory: none (default), optimizer, or all (stage 3)",
-    "recipe": "YAML file of trainer flags (default recipes/sft.yaml)",
+    "recipe": "YAML file of trainer flags, or sft (default), orpo, pretrain: those of recipes/",
     "set": "a trainer flag over the recipe's, as in --set max_steps=50; may be given several times",
     "master_addr": "address of the first host as the others reach it (default: its SSH address)",
     "master_port": "TCP port on the first host that all ranks meet at (default 29500)",

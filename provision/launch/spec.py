@@ -33,6 +33,8 @@ OFFLOADS: Mapping[int, Mapping[str, str]] = {
 GRACE = 15.0
 
 _ON_HOST = re.compile(r"/|~/")
+#: Data that hosts have in their hub cache (trainer/rows.py).
+HUB = "hf://datasets/"
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LOOPBACK = re.compile(r"127\.|localhost$|::1$|\[::1\]$")
 
@@ -184,7 +186,9 @@ def _parse_master(addr: str, port: int, hosts: Sequence[RunHost]) -> None:
 
 
 def _parse_path(flag: str, value: str | None) -> None:
-    if value is not None and not all(_ON_HOST.match(part) for part in value.split(",")):
+    parts = [] if value is None else value.split(",")
+    cached = [part for part in parts if flag == "data" and part.strip().startswith(HUB)]
+    if not all(part in cached or _ON_HOST.match(part) for part in parts):
         raise ConfigError(
             f"--{flag}",
             found=value or "nothing",

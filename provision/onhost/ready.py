@@ -222,12 +222,35 @@ def model(path: str) -> dict[str, object]:
     return answer
 
 
+HUB = "hf://datasets/"
+
+
+def cached(path: str) -> str:
+    """The folder or file of a hub data set in this host's cache, as trainer/rows.py finds it."""
+    owner, _, rest = path[len(HUB) :].partition("/")
+    name, _, inside = rest.partition("/")
+    name, _, revision = name.partition("@")
+    home = os.environ.get("HF_HOME") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "huggingface"
+    )
+    hub = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    folder = os.path.join(hub, "datasets--%s--%s" % (owner, name))
+    commit = revision or "main"
+    try:
+        with open(os.path.join(folder, "refs", commit), encoding="ascii") as stream:
+            commit = stream.read().strip()
+    except OSError:
+        pass  # a commit itself
+    return os.path.join(folder, "snapshots", commit, inside).rstrip("/")
+
+
 def data(paths: str, objective: str = "sft") -> dict[str, object]:
     """Digests of the data files, as rows.py finds them."""
     endings = (*DATA_FILES, ".txt") if objective == "pretrain" else DATA_FILES
     found: dict[str, str] = {}
     try:
-        for path in (os.path.expanduser(part.strip()) for part in paths.split(",")):
+        for part in (part.strip() for part in paths.split(",")):
+            path = cached(part) if part.startswith(HUB) else os.path.expanduser(part)
             # Named from the folder that was given on: homes may differ from host to host.
             top = os.path.dirname(os.path.abspath(path))
             each = [path]

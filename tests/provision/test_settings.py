@@ -122,3 +122,11 @@ def test_packages_are_words_or_a_list_and_a_glibc_is_no_number():
     )
     assert make_settings({"glibc": 2.28}, {}, HERE).glibc == "2.28"
     assert make_settings({"env_lock": "my.lock"}, {}, HERE).env_lock == HERE / "my.lock"
+
+
+def test_a_recipe_of_ours_goes_by_its_bare_name() -> None:
+    ours = make_settings({}, {"recipe": "orpo"}, HERE).recipe
+    assert ours.parts[-2:] == ("recipes", "orpo.yaml")
+    assert ours.is_file()
+    assert make_settings({}, {"recipe": "./orpo"}, HERE).recipe == HERE / "orpo"
+    assert make_settings({}, {"recipe": "my.yaml"}, HERE).recipe == HERE / "my.yaml"

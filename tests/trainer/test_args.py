@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from trainer.args import parse_args
+from trainer.args import parse_args, require_bf16
 from trainer.errors import RequestError
 
 ROOT = Path(__file__).parents[2]
@@ -102,3 +103,13 @@ def test_a_rank_s_start() -> None:
     )
     assert "0:01:17" in result.stdout
     assert "compiler False" in result.stdout
+
+
+def test_bf16_on_a_gpu_without_it_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    require_bf16()
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    with pytest.raises(RequestError, match=r"Tesla T4 has no bf16 .*: use --bf16 false"):
+        require_bf16()

@@ -28,6 +28,10 @@ def test_what_is_of_today_passes_as_it_is() -> None:
         (["--flash_attn"], ["--attn_implementation", "flash_attention_2"]),
         (["--flash_attn", "False"], []),
         (["--lora_r", "4"], ["--lora_rank", "4"]),
+        (["--template_name", "qwen"], ["--chat_template", "qwen"]),
+        (["--load_in_4bit", "True"], ["--quantize", "4bit"]),
+        (["--load_in_8bit", "false"], []),
+        (["--quantization_bit", "8"], ["--quantize", "8bit"]),
         (["--finetuning_type", "full"], ["--use_peft", "false"]),
         (["--overwrite_output_dir", "false"], []),
     ],
@@ -44,7 +48,7 @@ def test_old_flags_are_translated_and_said(old: list[str], new: list[str]) -> No
     [
         ["--overwrite_output_dir"],
         ["--overwrite_output_dir", "true"],
-        ["--template_name", "qwen"],
+        ["--quantization_bit", "3"],
         ["--flash_attn", "whatever"],
         ["--train_on_inputs", "true"],
         ["--dtype", "float16"],
@@ -60,6 +64,22 @@ def test_every_value_that_is_translated_has_an_answer_for_the_others() -> None:
         *GONE
     }
     assert not set(RENAMED) & set(GONE)
+
+
+def test_two_old_lengths_are_one_of_today() -> None:
+    old = ["--max_source_length", "512", "--max_target_length=256"]
+    argv, said = translated("--bf16", *old)
+    assert argv == ["--bf16", "--model_max_length", "768"]
+    assert said == [f"note: {' '.join(old)} are older names of: --model_max_length 768"]
+    orpo = KNOWN | {"max_prompt_length"}
+    assert translate(old, orpo, print) == [
+        "--model_max_length",
+        "768",
+        "--max_prompt_length",
+        "512",
+    ]
+    with pytest.raises(RequestError, match="give both, as numbers"):
+        translated("--max_source_length", "512")
 
 
 def test_a_flag_that_exists_is_never_translated() -> None:

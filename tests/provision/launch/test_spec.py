@@ -41,6 +41,13 @@ def spec(**changes: Any) -> RunSpec:
     return parse_run_spec(**{**given, **changes})
 
 
+def test_data_may_be_what_hosts_have_of_a_hub() -> None:
+    named = "~/data,hf://datasets/owner/name@main"
+    assert spec(data=named).data == named
+    with pytest.raises(ConfigError, match="--data: found ~/data,name"):
+        spec(data="~/data,name")
+
+
 def test_run_id() -> None:
     when = datetime(2026, 11, 21, 8, 30, 12)  # noqa: DTZ001 (pure formatting)
     assert new_run_id(when, "3f9c") == "20261121-083012-sft-3f9c"

@@ -101,6 +101,20 @@ def test_data_of_two_homes_has_one_digest(ready, tmp_path, monkeypatch):
     assert "No such file" in ready.data("~/nothing.jsonl")["error"]
 
 
+def test_hub_data_is_looked_for_in_the_cache(ready, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert "error" in ready.data("hf://datasets/owner/rows")
+    root = tmp_path / "datasets--owner--rows"
+    (root / "snapshots" / "abc" / "train").mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("abc")
+    rows = root / "snapshots" / "abc" / "train" / "a.jsonl"
+    rows.write_text("{}\n")
+    found = ready.data("hf://datasets/owner/rows/train")
+    assert found["sha256"] == ready.data(str(rows.parent))["sha256"]
+    assert found["count"] == 1
+
+
 def test_the_digest_of_a_large_file_is_kept_until_it_changes(ready, tmp_path, monkeypatch):
     monkeypatch.setattr(ready, "LARGE", 100)
     monkeypatch.setattr(ready.time, "time", lambda: 4e9)
