@@ -204,6 +204,8 @@ def spec_from_flags(
         if flags.get(flag) is not None:
             changes[field] = _typed(flag, flags[flag], kind)
     changes["method"] = "lora" if _on(flags.get("use_peft"), True) else "full"
+    if flags.get("quantize") == "4bit":  # 8 bits are planned as the 16 that they were made of
+        changes["method"] = "qlora"
     asked = flags.get("activation_checkpointing", flags.get("gradient_checkpointing"))
     changes["checkpointing"] = _on(asked, True)
     half = "fp16" if _on(flags.get("fp16"), False) else "fp32"

@@ -166,6 +166,8 @@ def test_a_recipe_decides_what_flags_do_not() -> None:
     found = spec_from_flags(spec(), recipe, config)
     assert (found.method, found.seq, found.accum, found.batch) == ("full", 512, 4, 2)
     assert (found.checkpointing, found.precision, found.reduce_bucket) == (False, "fp32", 1000)
+    methods = [spec_from_flags(spec(), {"quantize": q}).method for q in ("4bit", "8bit", None)]
+    assert methods == ["qlora", "lora", "lora"]
     assert spec_from_flags(spec(), {"objective": "orpo"}, config).objective == "orpo"
     with pytest.raises(ConfigError, match="model_max_length"):
         spec_from_flags(spec(), {"model_max_length": "long"})
