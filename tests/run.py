@@ -129,7 +129,8 @@ def lint(total: Total) -> None:
         for argv in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
     ]
     if shutil.which("shellcheck"):
-        checks.append(["shellcheck", "zf", ".ci/run", "tests/integration/cluster/host.sh"])
+        beds = ["tests/integration/cluster/host.sh", "tests/integration/slurm/node.sh"]
+        checks.append(["shellcheck", "zf", ".ci/run", *beds])
     elif os.environ.get("CI") == "true":
         HERE.say("shellcheck is missing")
         total.failed += 1
