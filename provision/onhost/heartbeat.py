@@ -28,7 +28,7 @@ node belongs to the first that it hears of, and what is of another attempt is ig
 
 ``Circle`` is pure: it is given times and messages. ``Wire`` is the socket. A *cause* says why a run
 ends: {"kind", "host", "node_rank", "rank", "reason", "at", "symptom"}, kind being one of ``failed``
-``stuck`` ``lost`` ``isolated`` ``absent`` ``twice`` ``differs`` ``asked``.
+``stuck`` ``lost`` ``isolated`` ``absent`` ``twice`` ``differs`` ``full`` ``asked``.
 
 Imported by other files of onhost/, and sent along with them. Standard library, Python 3.8.
 """

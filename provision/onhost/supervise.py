@@ -59,6 +59,7 @@ POLL = 0.2  # seconds. Nobody notices a stop 0.2 s late; five stat() a second co
 CANNOT_START = 127  # a shell's code for a command that is not there
 LINGER = 30.0  # seconds, at most, to tell those that don't know yet how this node ended
 RESERVE = 1 << 18  # bytes kept on disk for exit.json, for the case that a run fills the disk
+FULL = 1 << 16  # bytes; a disk that has no more left is full
 # Seconds; plan.json's ``limits`` go over them. ``grace`` is between SIGTERM and SIGKILL of a stop
 # that was asked for; after a failure no checkpoint can be saved any more that needs all ranks.
 LIMITS = {"grace": 15.0, "failure_grace": 3.0, "lost_after": LOST_AFTER, "stopped": 5.0}
@@ -305,6 +306,11 @@ class Node:
                 shown = ("rank", "local_rank", "at", "symptom")
                 known = {key: failure[key] for key in shown}
                 self.cause, self.own = self.found("failed", failure["reason"], **known), True
+        if self.end["code"] != 0 and (self.cause is None or self.cause["symptom"]):
+            full = read_full(self.run_dir, self.plan)
+            if full:  # then neither the rank nor torchrun could write down why it ended
+                reason = "No space left on device: the disk of %s is full" % full
+                self.cause, self.own = self.found("full", reason), True
         self.tell("stopping")
 
     def conclude(self) -> dict[str, Any]:
@@ -360,6 +366,16 @@ def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
     if node.heartbeat:
         node.heartbeat.wait_while(Circle.unaware, LINGER)
     return ended
+
+
+def read_full(run_dir: str, plan: dict[str, Any]) -> str:
+    """The run's folder, or the one of its output, if nothing more can be written there."""
+    for folder in (run_dir, plan["environ"].get("ZEROFLEET_OUTPUT_DIR", "")):
+        if folder and os.path.isdir(folder):
+            disk = os.statvfs(folder)
+            if disk.f_blocks and disk.f_bavail * disk.f_frsize < FULL:
+                return folder
+    return ""
 
 
 def keep_room(run_dir: str) -> None:
