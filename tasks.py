@@ -27,6 +27,7 @@ from provision.commands.flags import (
     MEMORY,
     RUN,
     SCRIPT,
+    SLURM,
     TRAIN,
     WHEEL,
     command,
@@ -38,7 +39,7 @@ from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
 from provision.commands.reporting import report
 from provision.commands.runs_tasks import TASKS as OF_RUNS
-from provision.commands.slurm_tasks import slurm
+from provision.commands.slurm_tasks import apply_job, apply_nodes, slurm, wants_slurm
 from provision.commands.trainer_tasks import TASKS as OF_THE_TRAINER
 from provision.commands.upkeep import clean, envs, rollback, undeploy
 from provision.deploy.plan import deployed
@@ -113,9 +114,12 @@ def toolchain(out, s):
     out.report(compare_toolchain(without_missing(spec, found), found), full=True)
 
 
-@command(*FLEET, "wide", "fact")
+@command(*FLEET, "wide", "fact", "slurm")
 def hosts(out, s):
     """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use."""
+    if s.slurm:
+        apply_nodes(out, s)
+        return
     fact = parse_fact(s.fact) if s.fact else None
     with connected_fleet(s) as fleet:
         gathered = gather_facts(fleet, say=out.say)
@@ -181,14 +185,17 @@ def preflight(out, s):
 
 
 @command(
-    *FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, *LIMITS, "resume", "runs", "dry_run"
-)
+    *FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, *LIMITS, "resume", "runs", "slurm",
+    *SLURM, "python", "accelerator", "dry_run",
+)  # fmt: skip
 def train(out, s):
     """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
     from provision.commands.training import apply_resumed, apply_train
     from provision.launch.prepare import read_program
 
-    if s.resume:
+    if wants_slurm(s):
+        apply_job(out, s)
+    elif s.resume:
         apply_resumed(out, s)
     else:
         apply_train(out, s, read_program(s, CHECKOUT, sys.argv))

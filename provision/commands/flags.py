@@ -120,7 +120,7 @@ HELP = {
     "lora_rank": "rank of the adapter",
     "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
     "keep": "leave the demo's hosts up until Ctrl-C",
-    "slurm": "train, deploy: as a job; hosts: those of a Slurm job's number, or of a partition",
+    "slurm": "train: as a Slurm job; hosts: the nodes of a Slurm job's number, or of a partition",
     "shared": "folder that every node sees; takes the part of HOME there (default: your HOME)",
     "time": "time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS (default 20:00:00)",
     "partition": "Slurm's partition (default: Slurm's)",

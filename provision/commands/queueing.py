@@ -10,7 +10,7 @@ from typing import Any
 from provision.commands.environments import read_spec
 from provision.errors import ConfigError
 from provision.launch.manual import local_path
-from provision.launch.plan import LaunchPlan, plan_launch
+from provision.launch.plan import LaunchPlan, plan_json, plan_launch
 from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
 from provision.launch.spec import RunHost
 from provision.script import script_argv
@@ -139,7 +139,8 @@ def apply_slurm(out: Answer, s: Settings) -> None:
     submits = s.submit or s.slurm
     if submits:
         read_forecast(text)  # what Slurm refuses leaves no folder behind
-    apply_folder(run_dir, text, program.code, launch.spec.environ.secret)
+    plan = plan_json(launch.spec, launch.nodes[0])
+    apply_folder(run_dir, text, program.code, launch.spec.environ.secret, plan)
     if s.file:
         s.file.write_text(text, encoding="utf-8")
         out.add(file=str(s.file))

@@ -27,13 +27,16 @@ def runs(out: Any, s: Any) -> None:
     out.report(error_report(failed))
 
 
-@command("run", *FLEET)
+@command("run", *FLEET, "shared")
 def status(out: Any, s: Any) -> None:
     """Say how a run does: each rank, step, loss, rate, time left; or how it ended, and why."""
     from provision.commands.following import gather_wanted
+    from provision.commands.slurm_runs import shown
     from provision.launch.runs import gather_run
     from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
 
+    if shown(out, s, "status"):
+        return
     with connected_fleet(s) as fleet:
         run = gather_run(fleet, gather_wanted(out, s, fleet))
     out.add(**run.as_json())
@@ -44,11 +47,14 @@ def status(out: Any, s: Any) -> None:
     out.exit = exit_code(run) or out.exit
 
 
-@command("run", *FLEET, "follow", "rank", "host", "tail")
+@command("run", *FLEET, "shared", "follow", "rank", "host", "tail")
 def logs(out: Any, s: Any) -> None:
     """Show what the ranks of a run print: all hosts' lines, one host's, or one rank's."""
     from provision.commands.following import gather_logs, gather_wanted
+    from provision.commands.slurm_runs import shown
 
+    if shown(out, s, "logs"):
+        return
     with connected_fleet(s) as fleet:
         gather_logs(out, s, fleet, gather_wanted(out, s, fleet))
 
@@ -62,11 +68,14 @@ def attach(out: Any, s: Any) -> None:
         apply_attach(out, s, fleet, gather_wanted(out, s, fleet))
 
 
-@command("run", *FLEET, "dry_run")
+@command("run", *FLEET, "shared", "dry_run")
 def stop(out: Any, s: Any) -> None:
     """Stop a run on all its hosts: SIGTERM, time to save, then SIGKILL; wait until it is gone."""
     from provision.commands.following import apply_stopped, gather_wanted
+    from provision.commands.slurm_runs import shown
 
+    if shown(out, s, "stop"):
+        return
     with connected_fleet(s) as fleet:
         run = apply_stopped(out, fleet, gather_wanted(out, s, fleet))
     out.add(**run.as_json())

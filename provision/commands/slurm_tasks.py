@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from provision.commands.flags import SLURM, TRAIN, WHEEL, command
+from provision.commands.flags import FLEET, LIMITS, LOCK, SLURM, TRAIN, WHEEL, command
+from provision.errors import ConfigError
 from provision.settings import Settings
 from provision.show import Answer
+
+#: Flags of train that need hosts one can reach before they are chosen.
+_OVER_SSH = (
+    *FLEET, *LOCK, *LIMITS, "master_addr", "include", "exclude", "nproc", "print_commands",
+    "detach", "retries", "resume", "runs",
+)  # fmt: skip
 
 
 @command(
@@ -13,6 +20,48 @@ from provision.show import Answer
 )  # fmt: skip
 def slurm(out: Answer, s: Settings) -> None:
     """Write a run as a Slurm job file, or submit it; --dry-run has Slurm look at it first."""
+    apply_job(out, s)
+
+
+def apply_job(out: Answer, s: Settings) -> None:
+    """The job of ``slurm``, and of ``train --slurm``, which submits it."""
     from provision.commands.queueing import apply_slurm
 
     apply_slurm(out, s)
+
+
+def wants_slurm(s: Settings) -> bool:
+    """Whether train is to submit a job; ConfigError for flags that mean nothing to it then."""
+    as_job = s.slurm is not None
+    if as_job and s.slurm is not True:
+        raise ConfigError(
+            "train --slurm",
+            found=s.slurm,
+            expected="nothing behind it",
+            remedy=f"a partition is named with --partition {s.slurm}",
+        )
+    foreign = _OVER_SSH if as_job else (*SLURM, "python", "accelerator")
+    if other := [flag for flag in foreign if flag in s.given]:
+        raise ConfigError(
+            f"--{other[0].replace('_', '-')}",
+            found="it with --slurm" if as_job else "it without --slurm",
+            expected="none: Slurm chooses the hosts" if as_job else "a job of Slurm to say that of",
+            remedy="leave it out" if as_job else "add --slurm, or leave it out",
+        )
+    return as_job
+
+
+def apply_nodes(out: Answer, s: Settings) -> None:
+    """The nodes of a Slurm job or partition, as a hosts file."""
+    from provision.slurm.nodes import read_slurm_nodes
+
+    if s.slurm is True:
+        raise ConfigError(
+            "hosts --slurm",
+            found="nothing behind it",
+            expected="a job's number, or a partition",
+            remedy="as in --slurm debug; `sinfo -s` lists the partitions",
+        )
+    nodes = read_slurm_nodes(str(s.slurm))
+    out.add(nodes=[node.as_json() for node in nodes])
+    out.text("\n".join(node.line() for node in nodes))

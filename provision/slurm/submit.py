@@ -118,8 +118,13 @@ def read_forecast(text: str) -> str:
     return parse_forecast(done.stderr)
 
 
-def apply_folder(run_dir: Path, text: str, code: Code, secrets: Mapping[str, str]) -> None:
-    """Make the run's folder: code, the job file and what it calls. ConfigError if it can't be."""
+def apply_folder(
+    run_dir: Path, text: str, code: Code, secrets: Mapping[str, str], plan: Mapping[str, object]
+) -> None:
+    """Make the run's folder: code, the job file and what it calls, and ``plan``, as over SSH.
+
+    Raises ConfigError if it can't be made, or is there already.
+    """
     try:
         run_dir.mkdir(parents=True, mode=0o700)
         for name in PROGRAMS:
@@ -134,6 +139,7 @@ def apply_folder(run_dir: Path, text: str, code: Code, secrets: Mapping[str, str
         words = [str(archive), code.sha256, str(run_dir / "code")]
         apply_run_here(Run(argv=script_argv("unpack", words)), "unpack the run's code")
         archive.unlink()
+        (run_dir / "plan.json").write_text(json.dumps(plan, indent=1), encoding="utf-8")
         (run_dir / JOB_FILE).write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(

@@ -79,7 +79,7 @@ def test_the_folder_of_a_job_and_its_submission(sbatch: Path, tmp_path: Path) ->
     (tmp_path / "a.py").write_text("print(1)\n")
     code = read_archive({"src/a.py": tmp_path / "a.py"})
     run_dir = tmp_path / "shared" / "r1"
-    apply_folder(run_dir, "#!/bin/bash\n", code, {"HF_TOKEN": "it's"})
+    apply_folder(run_dir, "#!/bin/bash\n", code, {"HF_TOKEN": "it's"}, {"run": "r1"})
     assert (run_dir / "code/src/a.py").read_text() == "print(1)\n"
     assert (run_dir / "secrets.sh").stat().st_mode & 0o777 == 0o600
     assert "ZEROFLEET" not in (run_dir / "job.sbatch").read_text()
@@ -93,7 +93,7 @@ def test_the_folder_of_a_job_and_its_submission(sbatch: Path, tmp_path: Path) ->
 def test_a_folder_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
     code = read_archive({})
     with pytest.raises(ConfigError, match="--shared"):
-        apply_folder(tmp_path, "", code, {})
+        apply_folder(tmp_path, "", code, {}, {})
     assert list(tmp_path.iterdir()) == []
 
 
