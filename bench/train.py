@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-LENGTH, BATCH, STEPS, THREADS = 256, 2, 10, 2
+LENGTH, BATCH, STEPS = 256, 2, 10
+#: Several would spin while they wait for one another: CPU seconds would count the neighbours' load.
+THREADS = 1
 LOSS = re.compile(r"'loss':")
 
 TRL = """
