@@ -23,13 +23,16 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is an integration test, and may take its minutes."""
+    """Everything in this folder is an integration test, and may take its minutes.
+
+    Whichever test comes first waits for a session's fixture: that has timeouts of its own.
+    """
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.integration)
             if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(900))
+                item.add_marker(pytest.mark.timeout(900, func_only=True))
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lacking, left_out = bed.missing(), []
     for item in [item for item in items if HERE in item.path.parents]:
         if not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(240))
+            item.add_marker(pytest.mark.timeout(240, func_only=True))
         if lacking:
             item.add_marker(pytest.mark.skip(reason=lacking))
         if not ALL and item.name not in THIN:
