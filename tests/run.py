@@ -1,7 +1,8 @@
 """All checks, as ``./zf test`` runs them: lint, unit, builds, integration, trainer.
 
 Standard library only. Builds and the trainer's tests compute for minutes while the tests of hosts
-mostly wait: after lint and unit, those two go on beside integration, and yield to it.
+mostly wait: after lint and unit, those two go on beside integration, once that has deployed an
+environment, and yield to it.
 
     ./zf test                  everything (.ci/run does the same)
     ./zf test lint unit        some phases, in this order always
@@ -57,6 +58,8 @@ PHASES = ("lint", "unit", "builds", "integration", "trainer")
 #: What computes, and goes on beside integration.
 ASIDE = ("builds", "trainer")
 BUILDS = "tests/integration/build"
+#: In a cache: the build's own, with the wheel that integration made and its environment.
+MADE = "xdg/zerofleet/build"
 
 
 @dataclass
@@ -198,9 +201,13 @@ def beside(total: Total, phases: list[str], args: list[str]) -> Iterator[None]:
     cache.mkdir(exist_ok=True)
 
     def run(lane: Lane) -> None:
+        while not HOST_PYTHON.is_file() and not over.wait(1):
+            pass  # until integration has deployed an environment, or is over
+        for name in ("environments", "sources", "wheels"):
+            made, own = CACHE / MADE / name, lane.cache / MADE / name
+            if made.is_dir() and not own.exists():
+                shutil.copytree(made, own, symlinks=True, copy_function=os.link)
         for phase in phases:
-            while phase == "trainer" and not HOST_PYTHON.is_file() and not over.wait(1):
-                pass  # until integration has deployed an environment, or is over
             if not interrupted.is_set():
                 run_phase(total, phase, args, lane)
 
