@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from bench.forked import load_all, run_ranks
 from trainer.errors import RequestError
 from trainer.export import export
 from trainer.universal import convert
@@ -34,19 +34,27 @@ FLAGS = {
 }
 
 
-def run(ranks: int, folder: Path, **flags: Any) -> dict[int, float]:
-    """The loss of each step; RuntimeError where it failed."""
-    argv = [w for name, v in {**FLAGS, **flags}.items() for w in (f"--{name}", str(v))]
-    load_all(["sft"])
-    failed = run_ranks("sft", argv, ranks, folder)
-    if failed:
-        raise RuntimeError(failed)
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
+Run = Callable[..., dict[int, float]]
 
 
 @pytest.fixture(scope="module")
-def split(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, float]]:
+def run(ranks: Callable[..., str | None]) -> Run:
+    """``run(n, folder, **flags)``: the loss of each step; RuntimeError where it failed."""
+
+    def run(n: int, folder: Path, **flags: Any) -> dict[int, float]:
+        argv = [w for name, v in {**FLAGS, **flags}.items() for w in (f"--{name}", str(v))]
+        if failed := ranks("sft", argv, n, folder):
+            raise RuntimeError(failed)
+        events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return {event["step"]: event["loss"] for event in events if event["event"] == "step"}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def split(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory, run: Run
+) -> tuple[Path, dict[int, float]]:
     """A run of two ranks, each a host with folders of its own: (its folder, its losses)."""
     folder = tmp_path_factory.mktemp("split")
     output = folder / "rank{rank}"
@@ -59,7 +67,7 @@ def test_one_rank_goes_on_where_two_were(
     split: tuple[Path, dict[int, float]],
     tiny: Path,
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    run: Run,
 ) -> None:
     folder, before = split
     mine, theirs = (folder / f"rank{rank}" / "checkpoint-2" for rank in (0, 1))
@@ -71,7 +79,7 @@ def test_one_rank_goes_on_where_two_were(
     }
     with pytest.raises(RuntimeError, match="rank 0: exit 1"):
         run(1, tmp_path / "refused", resume_from_checkpoint=mine, **again)
-    said = capfd.readouterr().err
+    said = (tmp_path / "refused" / "rank0.log").read_text()
     assert "was saved by 2 ranks, this run has 1" in said
     assert "invoke export RUN/checkpoint-2 --universal" in said
     with pytest.raises(RequestError, match="the shards of 1 ranks are here, of 2"):
