@@ -66,9 +66,8 @@ def log_lines(rank: int | None) -> Callable[[Mapping[str, Any]], bool]:
     return shows
 
 
-def gather_logs(out: Answer, s: Settings, fleet: Fleet, run: KnownRun) -> None:
-    """Show the lines that are wanted: what is there, or with --follow as they come."""
-    dirs, shows = shown_hosts(run, s), log_lines(s.rank)
+def require_an_end(out: Answer, s: Settings) -> None:
+    """Raises ConfigError for lines without end in the one JSON object."""
     if s.follow and out.json:
         raise ConfigError(
             "--follow with --json",
@@ -76,6 +75,12 @@ def gather_logs(out: Answer, s: Settings, fleet: Fleet, run: KnownRun) -> None:
             expected="one of them",
             remedy="one JSON object has an end: leave one out",
         )
+
+
+def gather_logs(out: Answer, s: Settings, fleet: Fleet, run: KnownRun) -> None:
+    """Show the lines that are wanted: what is there, or with --follow as they come."""
+    dirs, shows = shown_hosts(run, s), log_lines(s.rank)
+    require_an_end(out, s)
     if s.follow:
         view = View(tail=s.tail, stops=False, detaches=True, shows=shows)
         _, left = apply_watch(fleet, dirs, out.text, view)

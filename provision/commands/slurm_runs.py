@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from provision import errors
-from provision.commands.following import log_lines, shown_hosts
-from provision.errors import ConfigError
+from provision.commands.following import log_lines, require_an_end, shown_hosts
 from provision.launch.runs import KnownRun
 from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
 from provision.settings import Settings
@@ -48,13 +47,7 @@ def _show(out: Answer, run: KnownRun, job: SlurmJob) -> None:
 
 def apply_logs(out: Answer, s: Settings, run_dir: Path) -> None:
     """Show what the ranks of the latest attempt printed; with --follow as it comes."""
-    if s.follow and out.json:
-        raise ConfigError(
-            "--follow with --json",
-            found="both",
-            expected="one of them",
-            remedy="one JSON object has an end: leave one out",
-        )
+    require_an_end(out, s)
     job = read_job(job_of(run_dir))
     run = read_run(run_dir, job)
     files = _log_files(run_dir, run, s)
