@@ -199,7 +199,7 @@ def main() -> None:
                 one = measure(make(python, folder, out), folder / f"{name}{number}.log")
                 print(f"{name}: {one}", file=sys.stderr, flush=True)
                 found[name].append(one)
-    keys = ("first", "tokens_per_second", "cpu", "memory")
+    keys = ("first", "first_cpu", "tokens_per_second", "cpu", "memory")
     rows = {
         n: {k: statistics.median(r[k] for r in runs) for k in keys} for n, runs in found.items()
     }
