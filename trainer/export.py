@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer.errors import RequestError
+from trainer.results import made_whole, require_unused
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 #: What of a checkpoint goes along: the tokenizer, and what says which adapter it is.
@@ -43,8 +44,7 @@ def export(
 
     Raises RequestError for what is no checkpoint with all its shards, or an ``output`` in use.
     """
-    if output.exists() and any(output.iterdir()):
-        raise RequestError(f"{output} is not empty: name another folder")
+    require_unused(output)
     adapter = (checkpoint / "adapter_config.json").is_file()
     if not adapter and not (checkpoint / "config.json").is_file():
         raise RequestError(f"{checkpoint}: no config.json and no adapter_config.json there")
@@ -53,18 +53,11 @@ def export(
         whole = link_together([checkpoint, *([others] if others else [])], Path(folder))
         shards = read_shards(whole, adapter=adapter)
     weights = {name: value.to(kind or value.dtype) for name, value in shards.items()}
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with made_whole(output) as partial:
         (_save_adapter if adapter else _save_model)(weights, checkpoint, partial)
         for pattern in _ALONG:
             for path in checkpoint.glob(pattern):
                 shutil.copy(path, partial / path.name)
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     some = next(iter(weights.values()))
     return {
         "weights": len(weights),

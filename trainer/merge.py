@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.errors import RequestError
+from trainer.results import made_whole, require_unused
 
 #: Largest difference of a logit, as a share of how far logits spread. The merged weight is rounded
 #: once more than base and adapter are: bf16 keeps 8 bits of a number, fp16 11, fp32 24.
@@ -34,8 +34,7 @@ def merge(adapter: Path, output: Path, base: str | None = None) -> float:
     """
     if not (adapter / "adapter_config.json").is_file():
         raise RequestError(f"{adapter}: no adapter_config.json: that is no LoRA adapter")
-    if output.exists() and any(output.iterdir()):
-        raise RequestError(f"{output} is not empty: name another folder")
+    require_unused(output)
     found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     base = base or found.get("base_model_name_or_path")
     if not base:
@@ -45,18 +44,10 @@ def merge(adapter: Path, output: Path, base: str | None = None) -> float:
     probe = torch.arange(min(PROBE, model.config.vocab_size))[None]
     with torch.no_grad():
         expected = adapted(input_ids=probe).logits.float()
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with made_whole(output) as partial:
         adapted.merge_and_unload(safe_merge=True).save_pretrained(partial)
         AutoTokenizer.from_pretrained(adapter).save_pretrained(partial)
-        difference = _difference(partial, probe, expected, model.dtype)
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return difference
+        return _difference(partial, probe, expected, model.dtype)
 
 
 def _difference(

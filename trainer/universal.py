@@ -21,6 +21,7 @@ from typing import Any
 from trainer.checkpoints import LATEST_UNIVERSAL, MANIFEST, write_manifest
 from trainer.errors import RequestError
 from trainer.export import link_together
+from trainer.results import made_whole, require_unused
 
 #: What belongs to single ranks, or to the shards.
 _LEFT = ("global_step*", "latest", "rng_state*", "zero_to_*.py", MANIFEST)
@@ -31,12 +32,9 @@ def convert(checkpoint: Path, output: Path, others: Path | None = None) -> dict[
 
     Raises RequestError for what is no checkpoint with all its shards, or an ``output`` in use.
     """
-    if output.exists() and any(output.iterdir()):
-        raise RequestError(f"{output} is not empty: name another folder")
+    require_unused(output)
     manifest = _read_manifest(checkpoint)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with made_whole(output) as partial:
         with tempfile.TemporaryDirectory(dir=output.parent) as folder:
             whole = link_together([checkpoint, *([others] if others else [])], Path(folder))
             _require_shards(whole, manifest)
@@ -48,11 +46,6 @@ def convert(checkpoint: Path, output: Path, others: Path | None = None) -> dict[
             partial, step=manifest["step"], save=secrets.token_hex(8), world_size=0, ranks=[],
             zero_stage=manifest["zero_stage"],
         )  # fmt: skip
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     kept = {key: manifest[key] for key in ("step", "zero_stage")}
     return {**kept, "saved_by": manifest["world_size"]}
 
