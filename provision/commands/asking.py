@@ -19,6 +19,7 @@ from provision.launch.module import (
     HERE,
     WORK,
     ModuleCall,
+    Working,
     apply_inputs,
     apply_result,
     conversation,
@@ -211,8 +212,11 @@ def gather_shards(fleet: Fleet, run: KnownRun, step: int) -> tuple[Fetch, ...]:
     return tuple(replace(one, target=one.target.removeprefix("output/")) for one in wanted)
 
 
-def apply_made(out: Answer, s: Settings, make_call: MakeCall) -> None:
-    """Run a module that leaves a result, and bring that here."""
+@contextmanager
+def apply_called(
+    out: Answer, s: Settings, make_call: MakeCall
+) -> Iterator[tuple[Working, Remote | None]]:
+    """A module at work, and the host that it is on; None for this machine."""
     code = read_trainer_code(CHECKOUT)
     with reached(s) as fleet:
         call = make_call(out, s, fleet)
@@ -222,13 +226,20 @@ def apply_made(out: Answer, s: Settings, make_call: MakeCall) -> None:
             if fleet and call.inputs:
                 apply_inputs(working, connected_to(out, fleet))
             working.apply_start()
-            found: dict[str, Any] = {}
-            while (said := working.read_said()) is not None:
-                found.update(said)
-            apply_result(working, remote)
-    out.add(**found, output=str(call.output))
+            yield working, remote
+
+
+def apply_made(out: Answer, s: Settings, make_call: MakeCall) -> None:
+    """Run a module that leaves a result, and bring that here."""
+    with apply_called(out, s, make_call) as (working, remote):
+        found: dict[str, Any] = {}
+        while (said := working.read_said()) is not None:
+            found.update(said)
+        apply_result(working, remote)
+    output = working.call.output
+    out.add(**found, output=str(output))
     words = ", ".join(f"{name} {value}" for name, value in found.items())
-    out.text(f"{call.output}: {words}")
+    out.text(f"{output}: {words}")
 
 
 def connected_to(out: Answer, fleet: Fleet) -> dict[str, Remote]:

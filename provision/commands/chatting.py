@@ -6,12 +6,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from provision.commands.asking import gather_remote, reached, result_folder
+from provision.commands.asking import apply_called, result_folder
 from provision.errors import ConfigError
 from provision.fleet import Fleet
-from provision.launch.code import read_trainer_code
-from provision.launch.module import ModuleCall, Working, conversation
-from provision.settings import CHECKOUT, Settings
+from provision.launch.module import ModuleCall, Working
+from provision.settings import Settings
 from provision.show import Answer
 
 
@@ -54,13 +53,8 @@ def apply_chat(out: Answer, s: Settings) -> None:
         raise ConfigError(
             "--prompt", found="nothing", expected="a question", remedy="leave it out to type some"
         )
-    code = read_trainer_code(CHECKOUT)
-    with reached(s) as fleet:
-        call = chat_call(out, s, fleet)
-        out.plan(call.plan(code))
-        with conversation(call, code, gather_remote(out, fleet, call.host), out.say) as working:
-            working.apply_start()
-            ready = working.read_said() or {}
-            out.add(model=ready.get("ready"), device=ready.get("device"))
-            said = [apply_question(out, working, one) for one in read_questions(out, s.prompt)]
+    with apply_called(out, s, chat_call) as (working, _):
+        ready = working.read_said() or {}
+        out.add(model=ready.get("ready"), device=ready.get("device"))
+        said = [apply_question(out, working, one) for one in read_questions(out, s.prompt)]
     out.add(said=said)

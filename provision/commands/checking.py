@@ -7,22 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from provision.commands.asking import gather_remote, local, on_first, placed, reached
+from provision.commands.asking import apply_called, local, on_first, placed
 from provision.errors import ConfigError
 from provision.findings import Finding, Level, Report
 from provision.fleet import Fleet
-from provision.launch.code import read_trainer_code
-from provision.launch.module import ModuleCall, conversation
+from provision.launch.module import ModuleCall
 from provision.launch.nodes import trainer_argv
 from provision.launch.prepare import read_flags
 from provision.launch.recipe import parse_flags
-from provision.settings import CHECKOUT, Settings
+from provision.settings import Settings
 from provision.show import Answer
 
 
-def check_call(s: Settings, fleet: Fleet | None) -> ModuleCall:
-    """``invoke check-data``: the objective, model and flags that a run would have."""
-    flags = {**read_flags(s), **parse_flags(s.set, "--set")}
+def read_run_flags(s: Settings) -> dict[str, Any]:
+    """The trainer's flags that a run would have."""
+    return {**read_flags(s), **parse_flags(s.set, "--set")}
+
+
+def check_call(s: Settings, fleet: Fleet | None, flags: Mapping[str, Any]) -> ModuleCall:
+    """``invoke check-data``: the objective, model and ``flags`` that a run would have."""
+    flags = dict(flags)
     objective = str(flags.pop("objective", None) or "sft")
     if not s.model:
         raise ConfigError(
@@ -41,23 +45,18 @@ def check_call(s: Settings, fleet: Fleet | None) -> ModuleCall:
 
 def apply_check(out: Answer, s: Settings) -> None:
     """Have data read as a run would, and show what came of it."""
-    code = read_trainer_code(CHECKOUT)
-    with reached(s) as fleet:
-        call = check_call(s, fleet)
-        out.plan(call.plan(code))
-        with conversation(call, code, gather_remote(out, fleet, call.host), out.say) as working:
-            working.apply_start()
-            found: dict[str, Any] = {}
-            while (said := working.read_said()) is not None:
-                found = said
+    flags = read_run_flags(s)
+    with apply_called(out, s, lambda _, s, fleet: check_call(s, fleet, flags)) as (working, _):
+        found: dict[str, Any] = {}
+        while (said := working.read_said()) is not None:
+            found = said
     out.add(**{key: value for key, value in found.items() if key != "problems"})
     show_rows(out, found)
-    out.report(bad_rows(call.host, found, skips=skips_bad(s)))
+    out.report(bad_rows(working.call.host, found, skips=skips_bad(flags)))
 
 
-def skips_bad(s: Settings) -> bool:
+def skips_bad(flags: Mapping[str, Any]) -> bool:
     """Whether the run would leave bad rows out."""
-    flags = {**read_flags(s), **parse_flags(s.set, "--set")}
     return str(flags.get("skip_bad_rows", False)).lower() in ("true", "1", "yes")
 
 

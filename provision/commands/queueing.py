@@ -9,7 +9,7 @@ from typing import Any
 
 from provision.commands.environments import read_spec
 from provision.errors import ConfigError
-from provision.launch.manual import local_path
+from provision.launch.manual import local_paths
 from provision.launch.plan import LaunchPlan, plan_json, plan_launch
 from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
 from provision.launch.spec import RunHost
@@ -69,12 +69,7 @@ def on_shared(s: Settings) -> Settings:
             expected="1, 2 or 3: no node can be asked before Slurm has chosen it",
             remedy="see `invoke memory --gpus` for what fits such nodes",
         )
-    home, here = Path.home(), Path.cwd()
-    whole: dict[str, Any] = {
-        name: local_path(value, home, here)
-        for name in ("model", "data", "output")
-        if (value := getattr(s, name))
-    }
+    whole: dict[str, Any] = {**local_paths(s, Path.home(), Path.cwd())}
     return replace(s, **whole)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from provision.errors import ConfigError
 from provision.hosts.here import read_here
 from provision.launch.byhand import START_WITHIN
-from provision.launch.manual import POSITIONS, NodeForm, local_path, parse_node_form
+from provision.launch.manual import POSITIONS, NodeForm, local_paths, parse_node_form
 from provision.launch.plan import LaunchPlan, plan_launch
 from provision.launch.prepare import Program, read_new_run_id, read_program, spec_of
 from provision.launch.spec import RunHost, RunSpec
@@ -31,11 +31,7 @@ def read_form(s: Settings) -> tuple[NodeForm, Settings]:
     given = {name: getattr(s, name) for name in POSITIONS if name in s.given}
     form = parse_node_form(given, os.environ, home, here)
     objective = s.objective or os.environ.get("OBJECTIVE") or "sft"
-    own = {
-        name: local_path(value, home, here)
-        for name in ("model", "data", "output")
-        if (value := getattr(s, name))
-    }
+    own = local_paths(s, home, here)
     recipe = CHECKOUT / "recipes" / f"{objective}.yaml"
     if not s.script and not (CHECKOUT / "trainer" / f"{objective}.py").is_file():
         there = (path.stem for path in (CHECKOUT / "recipes").glob("*.yaml"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import ConfigError
+from provision.settings import Settings
 
 #: The positional arguments, in order: setting → the variable that stands for it, and its default.
 POSITIONS: Mapping[str, tuple[str, str]] = {
@@ -124,6 +125,12 @@ def local_path(text: str, home: Path, here: Path) -> str:
         return str(path) if known else part
 
     return ",".join(one(part) for part in text.split(","))
+
+
+def local_paths(s: Settings, home: Path, here: Path) -> dict[str, str]:
+    """A run's paths in full, those that are given: a job and a node have no current folder."""
+    given = {name: getattr(s, name) for name in ("model", "data", "output")}
+    return {name: local_path(value, home, here) for name, value in given.items() if value}
 
 
 def _nodes_of(world: str, nnodes: str | None, nproc: int) -> tuple[str, str]:
