@@ -24,7 +24,8 @@ def peers_of(*wires):
     return [{"host": f"n{i}", "address": "127.0.0.1", "udp": p} for i, p in enumerate(ports)]
 
 
-def test_two_hear_each_other_and_wait_for_no_host_that_has_no_port(quick):
+def test_two_hear_each_other_and_wait_for_no_host_that_has_no_port(quick, monkeypatch):
+    monkeypatch.setattr(datagrams, "SECONDS", 5.0)  # each ends when it heard the other
     with closing(bind("127.0.0.1", 0)) as a, closing(bind("127.0.0.1", 0)) as b:
         peers = peers_of(a, b, None)
         with ThreadPoolExecutor(2) as pool:
