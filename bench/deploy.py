@@ -78,14 +78,15 @@ def ways(
     (folder / "chosen.txt").write_text("".join(f"{name}\n" for name in names))
     (folder / "fabric_put.py").write_text(FABRIC)
     each = ["xargs", "-a", str(folder / "chosen.txt"), "-P", "16", "-I{}", "sh", "-c"]
-    rsh = f"ssh -F {shlex.quote(config)}"
+    # The file is a new one each time: rsync would take one of the same size and second for the old
+    rsync = ["rsync", "--whole-file", "--ignore-times", "-e", f"ssh -F {shlex.quote(config)}"]
     ours = [sys.executable, "-P", "-m", "invoke", "--search-root", str(ROOT), "push", source]
     ansible = [str(binaries / "ansible"), "all", "-i", ",".join(names) + ",", "-f", "16"]
     clush = [str(binaries / "clush"), "-S", "-w", ",".join(names), "-o", f"-F {config}"]
     found = {
         "ours": [*ours, "--hosts", str(folder / "chosen.txt"), "--ssh-config", config],
         "scp": [*each, shlex.join(["scp", "-qF", config, source]) + " {}:pushed"],
-        "rsync": [*each, shlex.join(["rsync", "-e", rsh, source]) + " {}:pushed"],
+        "rsync": [*each, shlex.join([*rsync, source]) + " {}:pushed"],
         "ansible": [*ansible, "-m", "copy", "-a", f"src={source} dest=pushed"],
         "clush": [*clush, "-c", source, "--dest", "pushed"],
         "fabric": [sys.executable, str(folder / "fabric_put.py"), config, source, *names],
