@@ -16,6 +16,14 @@ from pathlib import Path
 from invoke import Collection, Context, task
 
 from provision import show
+from provision.commands import (
+    env_tasks,
+    node_tasks,
+    push_tasks,
+    runs_tasks,
+    slurm_tasks,
+    trainer_tasks,
+)
 from provision.commands.deploying import apply_planned, gather_deploy
 from provision.commands.environments import read_spec
 from provision.commands.flags import (
@@ -33,15 +41,8 @@ from provision.commands.flags import (
     command,
     helps_of,
 )
-from provision.commands.locking import lock_env
-from provision.commands.node_task import node
-from provision.commands.push_tasks import push
 from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
-from provision.commands.reporting import report
-from provision.commands.runs_tasks import TASKS as OF_RUNS
-from provision.commands.slurm_tasks import apply_job, apply_nodes, slurm, wants_slurm
-from provision.commands.trainer_tasks import TASKS as OF_THE_TRAINER
-from provision.commands.upkeep import clean, envs, rollback, undeploy
+from provision.commands.slurm_tasks import apply_job, apply_nodes, wants_slurm
 from provision.deploy.plan import deployed
 from provision.findings import Report
 from provision.fleet import error_report
@@ -232,29 +233,11 @@ def demo(_, folder=None, keep=False, json=False):
         out.exit = result["exit"]
 
 
-ns = Collection(
-    build_deepspeed,
-    toolchain,
-    inspect_wheel,
-    wheels,
-    hosts,
-    parity,
-    lock,
-    lock_env,
-    push,
-    deploy,
-    envs,
-    rollback,
-    clean,
-    undeploy,
-    preflight,
-    train,
-    node,
-    slurm,
-    memory,
-    demo,
-    *OF_RUNS,
-    report,
-    *OF_THE_TRAINER,
-)
+#: Whose tasks are more: those that belong together have a module.
+ROOMS = (env_tasks, push_tasks, node_tasks, slurm_tasks, runs_tasks, trainer_tasks)
+HERE = (
+    build_deepspeed, toolchain, inspect_wheel, wheels, hosts, parity, lock, deploy, preflight,
+    train, memory, demo,
+)  # fmt: skip
+ns = Collection(*HERE, *(one for room in ROOMS for one in room.TASKS))
 ns.configure({"zerofleet": DEFAULTS})

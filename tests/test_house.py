@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -241,6 +242,16 @@ def test_tasks_are_thin() -> None:
     assert not {name: count for name, count in lines.items() if count > MAX_TASK}
     assert not [f.name for f in tasks if not ast.get_docstring(f)]
     assert not {name for name in imports(path) if name.split(".")[0] == "trainer"}
+
+
+@pytest.mark.parametrize("path", sources("provision/commands"), ids=module)
+def test_tasks_have_their_place(path: Path) -> None:
+    tasks = [f.name for f in functions(path) for d in f.decorator_list if "command" in ast.dump(d)]
+    ours = path.stem.endswith("_tasks")
+    assert bool(tasks) == ours
+    if ours:
+        listed = importlib.import_module(module(path)).TASKS
+        assert [one.name for one in listed] == [name.replace("_", "-") for name in tasks]
 
 
 @pytest.mark.parametrize("path", [*OURS, *sources("locks"), ROOT / "tasks.py"], ids=module)

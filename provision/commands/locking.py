@@ -1,4 +1,4 @@
-"""``invoke lock-env``: the packages of the hosts' environment, resolved for them and pinned."""
+"""lock-env's steps: the packages of the hosts' environment, resolved for them and pinned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 from provision.commands.environments import SHIPPED_LOCK, own_lock, wheelhouse_dir
-from provision.commands.flags import FLEET, WHEEL, command
 from provision.commands.reach import connected_fleet, gather_all
 from provision.deploy.env_lock import (
     compare_locks,
@@ -73,9 +72,8 @@ def apply_write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@command(*FLEET, *WHEEL, "packages", "requirements", "upgrade", "glibc", "dry_run")
-def lock_env(out: Answer, s: Settings) -> None:
-    """Resolve the packages of the hosts' environment, and yours, to a lock that deploy takes."""
+def apply_lock_env(out: Answer, s: Settings) -> None:
+    """Resolve what is asked for, for the hosts and the wheel; show what changes, and write it."""
     manifest, path = read_wheel(s.wheels, s.wheel), own_lock(s)
     extras = read_extras(s.wheels)
     given = read_given(manifest, s.wheels, extras)

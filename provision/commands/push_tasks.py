@@ -22,3 +22,7 @@ def push(out: Answer, s: Settings) -> None:
         out.plan(plan := plan_push(what, looks))
         moved = apply_pushed(out, fleet, plan, rate)
     show_pushed(out, what, looks, moved)
+
+
+#: What tasks.py adds to its own.
+TASKS = (push,)

@@ -112,5 +112,15 @@ def resume(out: Any, s: Any) -> None:
     apply_resume(out, s)
 
 
+@command("run", "runs")
+def report(out: Any, s: Any) -> None:
+    """Write a collected run as one HTML file: curves, ranks, plan, hosts, the first failure."""
+    from provision.launch.report import apply_report, read_run_folder
+
+    path = apply_report(read_run_folder(s.runs, s.run or "last"))
+    out.add(report=str(path))
+    out.text(str(path))
+
+
 #: What tasks.py adds to its own.
-TASKS = (runs, status, logs, attach, stop, collect, resume)
+TASKS = (runs, status, logs, attach, stop, collect, resume, report)

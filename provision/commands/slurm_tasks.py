@@ -65,3 +65,7 @@ def apply_nodes(out: Answer, s: Settings) -> None:
     nodes = read_slurm_nodes(str(s.slurm))
     out.add(nodes=[node.as_json() for node in nodes])
     out.text("\n".join(node.line() for node in nodes))
+
+
+#: What tasks.py adds to its own.
+TASKS = (slurm,)

@@ -85,7 +85,7 @@ def test_a_run_is_named_by_position_and_logs_follow_with_one_letter() -> None:
     tasks = {task.name: task for task in TASKS}
     arguments = {name: task.get_arguments() for name, task in tasks.items()}
     named = {name for name, given in arguments.items() if given and given[0].positional}
-    assert named == {"status", "logs", "attach", "stop", "collect", "resume"}
+    assert named == {"status", "logs", "attach", "stop", "collect", "resume", "report"}
     assert {given[0].name for name, given in arguments.items() if name in named} == {"run"}
     assert any(set(one.names) == {"follow", "f"} for one in arguments["logs"])
 

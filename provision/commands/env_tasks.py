@@ -1,11 +1,11 @@
-"""The commands about what is on the hosts: envs, rollback, clean, undeploy."""
+"""The commands about the hosts' environments: lock-env, envs, rollback, clean, undeploy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from provision.commands.deploying import locked
-from provision.commands.flags import FLEET, command
+from provision.commands.flags import FLEET, WHEEL, command
 from provision.commands.reach import connected_fleet
 from provision.deploy.apply import Deploying, apply_deploy
 from provision.deploy.clean import judge_undeploy, plan_clean, plan_undeploy
@@ -21,6 +21,14 @@ def gather_there(out: Answer, fleet: Fleet) -> Mapping[str, HostEnvs]:
     found = gather_envs(fleet, out.say)
     out.require(error_report(found))
     return {host: here for host, here in found.items() if isinstance(here, HostEnvs)}
+
+
+@command(*FLEET, *WHEEL, "packages", "requirements", "upgrade", "glibc", "dry_run")
+def lock_env(out: Answer, s: Settings) -> None:
+    """Resolve the packages of the hosts' environment, and yours, to a lock that deploy takes."""
+    from provision.commands.locking import apply_lock_env
+
+    apply_lock_env(out, s)
 
 
 @command(*FLEET)
@@ -83,3 +91,7 @@ def _done(out: Answer, plan: dict[str, object]) -> None:
     out.add(done=done)
     for step in done:
         out.text(f"{step['host']}: {step['action']}")
+
+
+#: What tasks.py adds to its own.
+TASKS = (lock_env, envs, rollback, clean, undeploy)

@@ -36,3 +36,7 @@ def node(out: Answer, s: Settings) -> None:
     launch = read_node_plan(out, s)
     out.plan(launch)
     out.outcome(apply_node(launch, Path.home(), out.say))
+
+
+#: What tasks.py adds to its own.
+TASKS = (node,)
