@@ -13,7 +13,7 @@ from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
 from provision.settings import Settings
 from provision.show import Answer
 from provision.slurm.read import SlurmJob, job_of, read_attempt, read_job, read_record, read_run
-from provision.slurm.submit import read_slurm, refusal
+from provision.slurm.submit import apply_command
 from provision.steps import Phase, Plan, Run, Step
 
 #: Seconds that Slurm may take to end a job (KillWait, and what a file system adds).
@@ -121,10 +121,9 @@ def apply_stop(out: Answer, run_dir: Path) -> None:
     job = read_job(job_of(run_dir))
     plan = plan_stop(run_dir, job)
     out.plan(plan)
-    if not plan.empty:
-        done = read_slurm(["scancel", job.job])
-        if done.returncode:
-            raise refusal(done.stderr, done.returncode)
+    for phase in plan.phases:
+        for step in phase.steps:
+            apply_command(step.do)
     over = time.monotonic() + STOP_SECONDS
     while (job.waits or job.runs) and time.monotonic() < over:
         time.sleep(0.5)

@@ -18,7 +18,7 @@ from provision.launch.code import Code
 from provision.launch.here import apply_run_here
 from provision.script import read_onhost, script_argv
 from provision.slurm.render import JOB_FILE, SECRETS
-from provision.steps import Run
+from provision.steps import Put, Run
 
 #: What Slurm's commands may take: a busy controller answers late.
 SECONDS = 120
@@ -43,6 +43,7 @@ _REMEDIES: Mapping[str, str] = {
     r"[Ii]nvalid qos": "correct --qos; `sacctmgr show qos format=name` lists them",
     r"[Tt]ime ?[Ll]imit": "give less --time; `sinfo -o '%P %l'` lists each partition's limit",
     r"[Ii]nvalid feature": "correct --constraint; `sinfo -o '%P %f'` lists what nodes have",
+    r"DOS line breaks": "take them out: sed -i 's/\\r$//' FILE",
     r"Unable to contact|Connection refused|Socket timed out": "ask whoever runs the cluster",
 }
 
@@ -61,7 +62,26 @@ class Job:
 
 
 def read_slurm(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """One of Slurm's commands; ConfigError where Slurm is not installed, or does not answer."""
+    """What one of Slurm's commands says that changes nothing: squeue, ``scontrol show``, ….
+
+    ConfigError where Slurm is not installed, or does not answer.
+    """
+    return _run(argv, stdin)
+
+
+def apply_command(do: Run | Put) -> str:
+    """What one of Slurm's commands says that changes something: sbatch, scancel.
+
+    ConfigError as in read_slurm; or, with its words, when it refuses.
+    """
+    assert isinstance(do, Run), "Slurm takes commands alone"
+    done = _run(do.argv)
+    if done.returncode:
+        raise refusal(done.stderr, done.returncode, do.argv[0])
+    return done.stdout
+
+
+def _run(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
     if shutil.which(argv[0]) is None:
         raise ConfigError(
             argv[0],
@@ -82,16 +102,16 @@ def read_slurm(argv: Sequence[str], stdin: str = "") -> subprocess.CompletedProc
         ) from None
 
 
-def refusal(said: str, code: int) -> ConfigError:
+def refusal(said: str, code: int, command: str = "sbatch") -> ConfigError:
     """Slurm's own words as an error, and what mends it. Pure."""
-    lines = [re.sub(r"^sbatch: (error: )?", "", line) for line in said.splitlines() if line.strip()]
+    lines = [re.sub(r"^\w+: (error: )?", "", line) for line in said.splitlines() if line.strip()]
     words = "; ".join(lines) or f"exit {code} without a word"
     known = (way for pattern, way in _REMEDIES.items() if re.search(pattern, words))
     return ConfigError(
-        "sbatch",
+        command,
         found=words,
-        expected="a job that this cluster takes",
-        remedy=next(known, "those are Slurm's own words: see `man sbatch`"),
+        expected="a job that this cluster takes" if command == "sbatch" else "exit 0",
+        remedy=next(known, f"those are Slurm's own words: see `man {command}`"),
     )
 
 
@@ -150,14 +170,35 @@ def apply_folder(
         ) from None
 
 
+def plan_submit(run_dir: Path) -> Run:
+    """How the job file of a run's folder is submitted."""
+    return Run(argv=("sbatch", "--parsable", str(run_dir / JOB_FILE)))
+
+
+def require_line_ends(file: Path) -> None:
+    r"""ConfigError for a job file that an editor has given the line ends of DOS.
+
+    Slurm looks only for ``\r\n``, and takes a lone carriage return for part of an option.
+    """
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
+        if line.endswith(b"\r") or (line.startswith(b"#SBATCH") and b"\r" in line):
+            raise ConfigError(
+                f"job file {file}",
+                found=f"a carriage return in line {number}: line ends of DOS",
+                expected="lines that end as Unix has them",
+                remedy=f"sed -i 's/\\r$//' {shlex.quote(str(file))}",
+            )
+
+
 def apply_submit(run_dir: Path, run: str) -> Job:
-    """Submit the job file of a run's folder; ConfigError with Slurm's words if it refuses."""
+    """Submit the job file of a run's folder, which its owner may have edited.
+
+    ConfigError for one that can't be right, and with Slurm's words if it refuses.
+    """
     file = run_dir / JOB_FILE
-    done = read_slurm(["sbatch", "--parsable", str(file)])
-    if done.returncode:
-        raise refusal(done.stderr, done.returncode)
+    require_line_ends(file)
     # "1234", or "1234;cluster" where there are several.
-    job = done.stdout.strip().splitlines()[-1].partition(";")[0]
+    job = apply_command(plan_submit(run_dir)).strip().splitlines()[-1].partition(";")[0]
     record = {"job": job, "run": run, "submitted_at": time.time()}
     (run_dir / RECORD).write_text(json.dumps(record) + "\n", encoding="utf-8")
     return Job(job=job, run=run, file=file)

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from provision.errors import ConfigError
-from provision.slurm.submit import Job, apply_submit, read_slurm, refusal
+from provision.slurm.submit import Job, apply_command, apply_submit, read_slurm, refusal
+from provision.steps import Run
 
 #: Slurm looks at a job when it is submitted; a busy controller a moment later.
 SECONDS, POLL = 3.0, 0.3
@@ -55,6 +56,6 @@ def apply_queued(run_dir: Path, run: str) -> tuple[Job, str]:
     job = apply_submit(run_dir, run)
     reason = read_reason(job.job)
     if error := never_starts(reason):
-        read_slurm(["scancel", job.job])
+        apply_command(Run(argv=("scancel", job.job)))
         raise error
     return job, reason

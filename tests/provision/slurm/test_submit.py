@@ -11,13 +11,16 @@ import pytest
 from provision.errors import ConfigError
 from provision.launch.code import read_archive
 from provision.slurm.submit import (
+    apply_command,
     apply_folder,
     apply_submit,
     parse_forecast,
     read_forecast,
     read_slurm,
     refusal,
+    require_line_ends,
 )
+from provision.steps import Run
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,8 @@ from provision.slurm.submit import (
         ("sbatch: error: Invalid generic resource (gres) specification", "a100:8"),
         ("sbatch: error: Batch job submission failed: Requested time limit is invalid "
          "(missing or exceeds some limit)", "--time"),
-        ("sbatch: error: Batch script contains DOS line breaks (\\r\\n)", "man sbatch"),
+        ("sbatch: error: Batch script contains DOS line breaks (\\r\\n)", "sed -i"),
+        ("sbatch: error: something new", "man sbatch"),
     ],
 )  # fmt: skip
 def test_a_refusal_is_slurms_own_words_and_what_mends_it(said: str, remedy: str) -> None:
@@ -46,6 +50,37 @@ def test_a_refusal_is_slurms_own_words_and_what_mends_it(said: str, remedy: str)
 
 def test_a_refusal_without_a_word() -> None:
     assert "exit 255" in str(refusal("", 255))
+
+
+def test_what_scancel_refuses_is_scancels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scancel = tmp_path / "scancel"
+    scancel.write_text(
+        "#!/bin/sh\necho 'scancel: error: Kill job error on job id 9: Access denied' >&2; exit 1\n"
+    )
+    scancel.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ConfigError, match=r"^scancel: found Kill job error on job id 9: Access"):
+        apply_command(Run(argv=("scancel", "9")))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (b"#!/bin/bash\r\n#SBATCH --nodes=2\r\nsrun x\r\n", 1),
+        (b"#!/bin/bash\n#SBATCH --nodes=2\nsrun x\r\n", 3),
+        (b"#!/bin/bash\n#SBATCH --partition=debug\r --nodes=2\n", 2),
+        (b"#!/bin/bash\n#SBATCH --nodes=2\nprintf 'a\rb'\n", 0),
+    ],
+)
+def test_a_job_file_edited_elsewhere_is_refused_before_slurm_sees_it(
+    text: bytes, line: int, tmp_path: Path
+) -> None:
+    (tmp_path / "job.sbatch").write_bytes(text)
+    if not line:
+        require_line_ends(tmp_path / "job.sbatch")
+        return
+    with pytest.raises(ConfigError, match=f"a carriage return in line {line}: .* sed -i"):
+        apply_submit(tmp_path, "r1")  # there is no sbatch that could refuse it
 
 
 def test_what_slurm_foresees() -> None:
@@ -98,6 +133,7 @@ def test_a_folder_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_refused_job_is_an_error_and_no_record(sbatch: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.sbatch").write_text("#!/bin/bash\n")
     sbatch.write_text(
         "#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2; exit 1\n"
     )
