@@ -24,8 +24,6 @@ from provision.commands import (
     slurm_tasks,
     trainer_tasks,
 )
-from provision.commands.deploying import apply_planned, gather_deploy
-from provision.commands.environments import read_spec
 from provision.commands.flags import (
     BUILD,
     FLEET,
@@ -41,16 +39,9 @@ from provision.commands.flags import (
     command,
     helps_of,
 )
-from provision.commands.reach import connected_fleet, gather_all, peers_of, read_wheel_and_lock
+from provision.commands.reach import connected_fleet
 from provision.commands.slurm_tasks import apply_job, apply_nodes, wants_slurm
-from provision.deploy.plan import deployed
 from provision.findings import Report
-from provision.fleet import error_report
-from provision.hosts.drift import drift, lockable, parse_allowed
-from provision.hosts.facts import gather_facts
-from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, read_now
-from provision.hosts.parity import compare
-from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
 from provision.settings import CHECKOUT, DEFAULTS
 
 
@@ -118,6 +109,10 @@ def toolchain(out, s):
 @command(*FLEET, "wide", "fact", "slurm")
 def hosts(out, s):
     """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use."""
+    from provision.fleet import error_report
+    from provision.hosts.facts import gather_facts
+    from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
+
     if s.slurm:
         apply_nodes(out, s)
         return
@@ -133,6 +128,13 @@ def hosts(out, s):
 @command(*FLEET, *WHEEL, *LOCK)
 def parity(out, s):
     """Hold the hosts against the wheel, if one is built, each other and (--locked) the lock."""
+    from provision.commands.reach import peers_of, read_wheel_and_lock
+    from provision.fleet import error_report
+    from provision.hosts.drift import drift, parse_allowed
+    from provision.hosts.facts import gather_facts
+    from provision.hosts.lock import read_lock
+    from provision.hosts.parity import compare
+
     old, allowed = s.locked and read_lock(s.lock_file, needed=True), parse_allowed(s.allow_drift)
     manifest, env = read_wheel_and_lock(out, s)
     with connected_fleet(s) as fleet:
@@ -146,6 +148,10 @@ def parity(out, s):
 @command(*FLEET, *WHEEL, "lock_file", "allow_drift", "dry_run")
 def lock(out, s):
     """Record what every host is: preflight and train then refuse when one is not so any more."""
+    from provision.commands.reach import gather_all, peers_of, read_wheel_and_lock
+    from provision.hosts.drift import lockable, parse_allowed
+    from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, read_now
+
     old, allowed = read_lock(s.lock_file), parse_allowed(s.allow_drift)
     manifest, _ = read_wheel_and_lock(out, s)
     with connected_fleet(s) as fleet:
@@ -160,6 +166,10 @@ def lock(out, s):
 @command(*FLEET, *WHEEL, "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
+    from provision.commands.deploying import apply_planned, gather_deploy
+    from provision.commands.environments import read_spec
+    from provision.deploy.plan import deployed
+
     spec = read_spec(s)
     with connected_fleet(s) as fleet:
         first = gather_deploy(out, s, fleet, spec)
@@ -171,6 +181,7 @@ def deploy(out, s):
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, "deep")
 def preflight(out, s):
     """Ask every host, and the network between them, whether this run could start now."""
+    from provision.commands.environments import read_spec
     from provision.commands.running import gather_readiness
     from provision.launch.prepare import read_flags
     from provision.preflight.deep import evaluate_deep, gather_deep

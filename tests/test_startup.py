@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Half a second of every command, all together.
 LATER = {"fabric", "paramiko", "rich", "elftools", "cryptography", "asyncssh", "provision.demo"}
 LATER |= {f"provision.{name}" for name in ("memory", "build.apply", "build.spec", "launch.plan")}
+LATER |= {f"provision.{name}" for name in ("fleet", "hosts.facts", "deploy.plan", "wheel.manifest")}
 
 
 def test_a_command_begins_without_what_only_others_need() -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from provision.commands.deploying import locked
 from provision.commands.flags import FLEET, WHEEL, command
 from provision.commands.reach import connected_fleet
-from provision.deploy.apply import Deploying, apply_deploy
-from provision.deploy.clean import judge_undeploy, plan_clean, plan_undeploy
-from provision.deploy.envs import COLUMNS, HostEnvs, gather_envs, lines, rows
-from provision.deploy.rollback import judge_rollback, plan_rollback, targets
-from provision.fleet import Fleet, error_report
 from provision.settings import Settings
 from provision.show import Answer
+
+if TYPE_CHECKING:
+    from provision.deploy.envs import HostEnvs
+    from provision.fleet import Fleet
 
 
 def gather_there(out: Answer, fleet: Fleet) -> Mapping[str, HostEnvs]:
     """What is on every host; the command ends here if one can't be asked."""
+    from provision.deploy.envs import HostEnvs, gather_envs
+    from provision.fleet import error_report
+
     found = gather_envs(fleet, out.say)
     out.require(error_report(found))
     return {host: here for host, here in found.items() if isinstance(here, HostEnvs)}
@@ -34,6 +36,9 @@ def lock_env(out: Answer, s: Settings) -> None:
 @command(*FLEET)
 def envs(out: Answer, s: Settings) -> None:
     """Show which environments are on which hosts: size, since when, and what uses them."""
+    from provision.deploy.envs import COLUMNS, HostEnvs, gather_envs, lines, rows
+    from provision.fleet import error_report
+
     with connected_fleet(s) as fleet:
         answers = gather_envs(fleet, out.say)
     found = {host: here for host, here in answers.items() if isinstance(here, HostEnvs)}
@@ -46,6 +51,10 @@ def envs(out: Answer, s: Settings) -> None:
 @command(*FLEET, "to", "wait", "dry_run")
 def rollback(out: Answer, s: Settings) -> None:
     """Have every host use the environment that it used before, or none of them (--to names one)."""
+    from provision.commands.deploying import locked
+    from provision.deploy.apply import Deploying, apply_deploy
+    from provision.deploy.rollback import judge_rollback, plan_rollback, targets
+
     with connected_fleet(s) as fleet, locked(out, s, fleet, "rollback") as hold:
         found = gather_there(out, fleet)
         chosen = targets(found, s.to)
@@ -62,6 +71,9 @@ def rollback(out: Answer, s: Settings) -> None:
 @command(*FLEET, "keep_last", "pushed", "wait", "dry_run")
 def clean(out: Answer, s: Settings) -> None:
     """Remove from the hosts environments that nothing uses, and what only they were made from."""
+    from provision.commands.deploying import locked
+    from provision.deploy.clean import plan_clean
+
     with connected_fleet(s) as fleet, locked(out, s, fleet, "clean"):
         plan = plan_clean(gather_there(out, fleet), s.keep_last, pushed=s.pushed)
         out.plan(plan)
@@ -72,6 +84,9 @@ def clean(out: Answer, s: Settings) -> None:
 @command(*FLEET, "with_runs", "wait", "dry_run")
 def undeploy(out: Answer, s: Settings) -> None:
     """Remove everything of ours from the hosts; refused while anything there is in use."""
+    from provision.commands.deploying import locked
+    from provision.deploy.clean import judge_undeploy, plan_undeploy
+
     with connected_fleet(s) as fleet:
         found = gather_there(out, fleet)
         out.require(judge_undeploy(found, with_runs=s.with_runs))

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from provision.commands.flags import FLEET, command
-from provision.commands.pushing import apply_pushed, gather_all_looks, read_what, show_pushed
 from provision.commands.reach import connected_fleet
-from provision.push.plan import plan_push
-from provision.push.rate import parse_rate
 from provision.settings import Settings
 from provision.show import Answer
 
@@ -14,6 +11,10 @@ from provision.show import Answer
 @command("what", *FLEET, "limit", "dry_run")
 def push(out: Answer, s: Settings) -> None:
     """Make a file or folder of this machine available on every host, under its digest."""
+    from provision.commands.pushing import apply_pushed, gather_all_looks, read_what, show_pushed
+    from provision.push.plan import plan_push
+    from provision.push.rate import parse_rate
+
     rate = parse_rate(s.limit)
     assert s.what is not None
     what = read_what(s.what, out.say)

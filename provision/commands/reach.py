@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
-from provision.commands.environments import read_spec
-from provision.fleet import Fleet, connected, error_report
-from provision.hosts.facts import HostFacts, gather_facts
 from provision.inventory import Inventory, read_inventory
-from provision.launch.include import Choice, choose
-from provision.remote import SshOptions
 from provision.settings import Settings
 from provision.show import Answer
-from provision.wheel.manifest import WheelManifest, read_wheel, read_wheels
+
+# What a command does with the hosts is imported once it does: the others start sooner.
+if TYPE_CHECKING:
+    from provision.fleet import Fleet
+    from provision.hosts.facts import HostFacts
+    from provision.launch.include import Choice
+    from provision.wheel.manifest import WheelManifest
 
 
 def connected_fleet(
     s: Settings, inventory: Inventory | None = None
 ) -> AbstractContextManager[Fleet]:
     """The chosen hosts of the hosts file, or another inventory, to be connected to."""
+    from provision.fleet import connected
+    from provision.remote import SshOptions
+
     options = SshOptions(
         config=s.ssh_config,
         accept_new=s.accept_new,
@@ -32,11 +37,16 @@ def connected_fleet(
 
 def read_choice(s: Settings) -> Choice:
     """The hosts of the hosts file that --include and --exclude leave, and their slots."""
+    from provision.launch.include import choose
+
     return choose(read_inventory(s.hosts), s.include, s.exclude)
 
 
 def gather_all(out: Answer, fleet: Fleet, peers: Sequence[str] = ()) -> Mapping[str, HostFacts]:
     """Facts of every host; the command ends here if one can't be reached."""
+    from provision.fleet import error_report
+    from provision.hosts.facts import gather_facts
+
     gathered = gather_facts(fleet, peers, say=out.say)
     out.require(error_report(gathered.errors))
     return gathered.facts
@@ -49,6 +59,9 @@ def peers_of(fleet: Fleet) -> list[str]:
 
 def read_wheel_and_lock(out: Answer, s: Settings) -> tuple[WheelManifest | None, str | None]:
     """The wheel that hosts are held against, and its environment's name; None twice if none."""
+    from provision.commands.environments import read_spec
+    from provision.wheel.manifest import read_wheel, read_wheels
+
     manifest = read_wheel(s.wheels, s.wheel) if s.wheel or read_wheels(s.wheels) else None
     out.say(f"wheel: {manifest or f'none in {s.wheels}: hosts against each other only'}")
     return manifest, read_spec(s, manifest).name if manifest else None

@@ -11,12 +11,12 @@ from typing import Any
 from provision import errors
 from provision.commands.flags import FLEET, LIMITS, LOCK, WHEEL, command
 from provision.commands.reach import connected_fleet
-from provision.fleet import error_report
 
 
 @command(*FLEET)
 def runs(out: Any, s: Any) -> None:
     """List the runs on the hosts, whoever started them from wherever: state, step, loss."""
+    from provision.fleet import error_report
     from provision.launch.runs import COLUMNS, gather_runs
 
     with connected_fleet(s) as fleet:
