@@ -12,7 +12,8 @@ from provision.launch.runs import KnownRun
 from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
 from provision.settings import Settings
 from provision.show import Answer
-from provision.slurm.read import SlurmJob, job_of, read_attempt, read_job, read_record, read_run
+from provision.slurm.jobs import SlurmJob, read_job
+from provision.slurm.read import job_of, read_attempt, read_record, read_run
 from provision.slurm.submit import apply_command
 from provision.steps import Phase, Plan, Run, Step
 

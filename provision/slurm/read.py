@@ -1,13 +1,11 @@
-"""What Slurm says of a job and of its nodes, and what the job's run left in its folder."""
+"""The run of a Slurm job: what Slurm says of the job, and what the run left in its folder."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +13,25 @@ from provision.errors import ConfigError
 from provision.launch.failure import FAILED, FINISHED, LOST, STOPPED
 from provision.launch.nodes import RUNS
 from provision.launch.progress import RUNNING
-from provision.launch.runs import LAST, NEVER_STARTED, KnownRun
+from provision.launch.runs import LAST, NEVER_STARTED, UNKNOWN, KnownRun
 from provision.script import parse_answer, script_argv
-from provision.slurm.submit import RECORD, read_slurm
+from provision.slurm.jobs import FORGOTTEN, UNASKED, SlurmJob
+from provision.slurm.render import JOB_FILE
+from provision.slurm.submit import RECORD
 
-_WAITS = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "CONFIGURING")
-_RUNS = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT")
+#: Runs, each with its job.
+Runs = tuple[tuple[KnownRun, SlurmJob], ...]
+
 _ENDS = {"COMPLETED": FINISHED, "CANCELLED": STOPPED, "FAILED": FAILED}
-#: What Slurm answers of a job that it has forgotten (MinJobAge), or never knew.
-FORGOTTEN = "unknown to Slurm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmJob:
-    """A job as Slurm has it. ``nodes`` is Slurm's short form; times are its texts."""
-
-    job: str
-    state: str
-    reason: str = ""
-    nodes: str = ""
-    restarts: int = 0
-    elapsed: str = ""
-    limit: str = ""
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is in the queue."""
-        return self.state in _WAITS
-
-    @property
-    def runs(self) -> bool:
-        """Whether it has nodes, or is just giving them back."""
-        return self.state in _RUNS
-
-    def __str__(self) -> str:
-        why = f" ({self.reason})" if self.reason not in ("", "None") else ""
-        where = f" on {self.nodes}" if self.nodes else ""
-        times = f", {self.elapsed} of {self.limit}" if self.runs else ""
-        again = f", restarted {self.restarts} times" if self.restarts else ""
-        return f"Slurm job {self.job}: {self.state}{why}{where}{times}{again}"
-
-    def as_json(self) -> dict[str, object]:
-        """The ``slurm`` key of ``--json``; keys are only ever added."""
-        return {
-            "job": self.job,
-            "state": self.state,
-            "reason": self.reason,
-            "nodes": self.nodes,
-            "restarts": self.restarts,
-            "elapsed": self.elapsed,
-            "limit": self.limit,
-        }
-
-
-def parse_job(job: str, text: str) -> SlurmJob:
-    """A job from ``scontrol --oneliner show job``. Pure."""
-    fields = dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", text))
-    nodes = fields.get("NodeList", "")
-    return SlurmJob(
-        job=job,
-        state=fields["JobState"],
-        reason=fields.get("Reason", ""),
-        nodes="" if nodes == "(null)" else nodes,
-        restarts=int(fields.get("Restarts", "0")),
-        elapsed=fields.get("RunTime", ""),
-        limit=fields.get("TimeLimit", ""),
-    )
-
-
-def read_job(job: str) -> SlurmJob:
-    """A job as Slurm has it now, or had it: by its controller, then by its accounting."""
-    done = read_slurm(["scontrol", "--oneliner", "show", "job", job])
-    if done.returncode == 0 and "JobState=" in done.stdout:
-        return parse_job(job, done.stdout)
-    fields = ["State", "NodeList", "Elapsed", "Timelimit"]
-    argv = ["sacct", "--jobs", job, "--allocations", "--noheader", "--parsable2"]
-    past = read_slurm([*argv, "--format", ",".join(fields)])
-    if past.returncode == 0 and past.stdout.strip():
-        state, nodes, elapsed, limit = past.stdout.strip().splitlines()[-1].split("|")
-        # "CANCELLED by 1000"
-        return SlurmJob(job=job, state=state.split()[0], nodes=nodes, elapsed=elapsed, limit=limit)
-    words = (done.stderr.strip() or past.stderr.strip()).splitlines()
-    return SlurmJob(job=job, state=FORGOTTEN, reason=words[-1] if words else "")
 
 
 def read_records(shared: Path) -> dict[str, Path]:
-    """The Slurm runs below a shared folder: each run's folder by its id, oldest first."""
-    found = sorted((shared / RUNS).glob(f"*/{RECORD}"))
-    return {path.parent.name: path.parent for path in found}
+    """The Slurm runs below a shared folder: each run's folder by its id, oldest first.
+
+    A job file that nobody has submitted yet is none.
+    """
+    found = sorted(path.parent for path in (shared / RUNS).glob(f"*/{JOB_FILE}"))
+    return {path.name: path for path in found if job_of(path)}
 
 
 def choose_record(records: Mapping[str, Path], jobs: Mapping[str, str], wanted: str) -> Path | None:
@@ -136,8 +65,16 @@ def read_record(shared: Path, wanted: str) -> Path | None:
 
 
 def job_of(run_dir: Path) -> str:
-    """The job of a run's folder."""
-    return str(json.loads((run_dir / RECORD).read_text(encoding="utf-8"))["job"])
+    """The latest job of a run's folder; empty before the first.
+
+    We may have submitted it, or its user: then its latest attempt says so.
+    """
+    record, attempt = run_dir / RECORD, read_attempt(run_dir)
+    own = attempt / "job" if attempt else None
+    submitted = json.loads(record.read_text(encoding="utf-8")) if record.exists() else None
+    if own and own.exists() and own.stat().st_mtime > (submitted or {}).get("submitted_at", 0.0):
+        return own.read_text(encoding="utf-8").strip()
+    return str(submitted["job"]) if submitted else ""
 
 
 def read_attempt(run_dir: Path) -> Path | None:
@@ -153,11 +90,16 @@ def read_nodes(run_dir: Path) -> tuple[str, ...]:
     return tuple(path.read_text(encoding="utf-8").split()) if path and path.exists() else ()
 
 
+def read_here(script: str, args: Sequence[str]) -> dict[str, Any]:
+    """The answer of ``onhost/<script>.py args…`` on this machine, which sees the shared folder."""
+    argv = script_argv(script, args, sys.executable)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return parse_answer("this machine", done.stdout, done.stderr)
+
+
 def read_run(run_dir: Path, job: SlurmJob) -> KnownRun:
     """The run as any other: its plan and progress as hosts tell them, its state as Slurm has it."""
-    argv = script_argv("runs", ["show", run_dir.name, str(run_dir.parent)], sys.executable)
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    answer: Any = parse_answer("this machine", done.stdout, done.stderr)["runs"]
+    answer: Any = read_here("runs", ["show", run_dir.name, str(run_dir.parent)])["runs"]
     if not answer:
         raise ConfigError(
             f"run {run_dir.name}",
@@ -165,9 +107,22 @@ def read_run(run_dir: Path, job: SlurmJob) -> KnownRun:
             expected="the folder of a run",
             remedy="it was removed in part; Slurm still knows the job: squeue, sacct",
         )
-    exits = [_read_exit(run_dir, rank) for rank in range(int(answer[0]["nnodes"]))]
-    names = read_nodes(run_dir)
-    return KnownRun(run=run_dir.name, nodes=make_nodes(answer[0], job, names, exits))
+    return _with_exits(run_dir, answer[0], job)
+
+
+def read_runs(shared: Path, records: Mapping[str, Path], jobs: Mapping[str, SlurmJob]) -> Runs:
+    """All of them in few words, with their jobs; ``jobs`` by their numbers."""
+    answer: Any = read_here("runs", ["list", str(shared / RUNS)])["runs"] if records else []
+    found = [(one, records[one["run"]]) for one in answer if one["run"] in records]
+    known = [(one, path, jobs[job_of(path)]) for one, path in found]
+    return tuple((_with_exits(path, one, job), job) for one, path, job in known)
+
+
+def _with_exits(run_dir: Path, first: Mapping[str, Any], job: SlurmJob) -> KnownRun:
+    """The run with all of its nodes, from what its folder says of the first."""
+    exits = [_read_exit(run_dir, rank) for rank in range(int(first["nnodes"]))]
+    nodes = make_nodes(first, job, read_nodes(run_dir), exits)
+    return KnownRun(run=run_dir.name, nodes=nodes)
 
 
 def _read_exit(run_dir: Path, node_rank: int) -> dict[str, Any] | None:
@@ -195,11 +150,13 @@ def make_nodes(
         state, why, found = node_state(job, ended)
         if found is None and state in (FINISHED, STOPPED):
             found = _silent_exit(first, rank, state)
-        first_rank = rank * int(first["nproc_per_node"])
+        nproc = int(first["nproc_per_node"])
+        own = range(rank * nproc, (rank + 1) * nproc)
         nodes[name] = {
             **first,
             "node_rank": rank,
-            "first_rank": first_rank,
+            "first_rank": own.start,
+            "pace": [line for line in first.get("pace") or () if line.get("rank") in own],
             "state": state,
             "why": why,
             "exit": found,
@@ -215,8 +172,10 @@ def node_state(
         return NEVER_STARTED, "", None
     if job.runs:
         return RUNNING, "", None
-    if ended is not None and (job.state in _ENDS or job.state == FORGOTTEN):
+    if ended is not None and (job.state in _ENDS or job.state in (FORGOTTEN, UNASKED)):
         return str(ended["state"]), "", ended
+    if job.state == UNASKED:
+        return UNKNOWN, "", None
     if (state := _ENDS.get(job.state)) in (FINISHED, STOPPED):
         return str(state), "", None
     return LOST, f"the job ended as {job.state}: its log says more", None

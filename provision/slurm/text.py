@@ -22,8 +22,10 @@ set -euo pipefail
 # Both on a file system that every node sees.
 export RUN=@run_dir@ # code, logs, results
 export PYTHON=@python@
-# Each attempt of a requeued job has its own logs: node0/node.log, node0/ranks/, node1/ ...
-export ATTEMPT=$RUN/attempt-${SLURM_RESTART_COUNT:-0}
+# Each attempt has its own logs, be it requeued or submitted again: node0/node.log, node0/ranks/ ...
+attempt=${SLURM_RESTART_COUNT:-0}
+while [ -e "$RUN/attempt-$attempt" ]; do attempt=$((attempt + 1)); done
+export ATTEMPT=$RUN/attempt-$attempt
 say() { echo "$(date '+%F %T') $*"; }"""
 
 ENVIRONMENT = """\
@@ -46,6 +48,7 @@ export MASTER_ADDR=${nodes[0]} SECOND_ADDR=${nodes[1]:-}
 @port@
 for i in "${!nodes[@]}"; do mkdir -p "$ATTEMPT/node$i"; done
 printf '%s\\n' "${nodes[@]}" >"$ATTEMPT/nodes"
+echo "$SLURM_JOB_ID" >"$ATTEMPT/job"
 say "job $SLURM_JOB_ID on ${nodes[*]}, meeting at $MASTER_ADDR:$MASTER_PORT"
 say "logs: $ATTEMPT"/node*/node.log"""
 

@@ -19,11 +19,10 @@ NAMES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTE
 @record
 def main() -> None:
     me = {name: os.environ[name] for name in NAMES}
-    attempt = os.environ.get("SLURM_RESTART_COUNT", "0")
     me |= {"host": socket.gethostname(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
-    file = Path(os.environ["ZEROFLEET_RUN_DIR"], f"attempt-{attempt}", f"rank{me['RANK']}.json")
-    file.write_text(json.dumps(me))
-    if sys.argv[1] == "wait" and attempt != "0":
+    attempt = Path(os.environ["ATTEMPT"])
+    (attempt / f"rank{me['RANK']}.json").write_text(json.dumps(me))
+    if sys.argv[1] == "wait" and attempt.name != "attempt-0":
         return
     if sys.argv[1] == "raise" and me["RANK"] == "3":
         raise ValueError("the third of all ranks has had enough")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from provision.errors import ConfigError
 from provision.launch.runs import KnownRun
+from provision.slurm.jobs import UNASKED, SlurmJob, parse_job
 from provision.slurm.nodes import parse_nodes
-from provision.slurm.read import choose_record, make_nodes, parse_job
+from provision.slurm.read import choose_record, job_of, make_nodes, read_record, read_records
 
 JOB = (
     "JobId=12 JobName=zerofleet-sft UserId=ml(1000) GroupId=ml(1000) MCS_label=N/A Priority=1 "
@@ -96,6 +99,19 @@ def test_a_runs_state_by_slurms(slurms: str, ours: str) -> None:
     assert run(slurms).state == ours
 
 
+def test_a_ranks_pace_is_its_nodes() -> None:
+    pace = [
+        {"rank": rank, "step": 5, "forward_seconds": 1.0 + rank, "host_bytes": 1, "device_bytes": 0}
+        for rank in range(4)
+    ]
+    job = parse_job("12", JOB.format(state="RUNNING", reason="None", nodes="node[1-2]"))
+    nodes = make_nodes({**FIRST, "pace": pace}, job, ("node1", "node2"), (None, None))
+    found = KnownRun(run="r1", nodes=nodes).paces
+    assert [(one.rank, one.host) for one in found] == [
+        (0, "node1"), (1, "node1"), (2, "node2"), (3, "node2"),
+    ]  # fmt: skip
+
+
 def test_a_failure_is_named_as_over_ssh() -> None:
     ended = run(
         "FAILED", (failed(0) | {"state": "stopped", "first_failure": None}, failed(1))
@@ -109,9 +125,23 @@ def test_an_exit_of_before_is_none_of_an_attempt_that_runs() -> None:
     assert run("RUNNING", (failed(0), None)).ended is None
 
 
-def test_which_run_is_meant() -> None:
-    from pathlib import Path
+def test_a_runs_job_is_the_latest_whoever_submitted_it(tmp_path: Path) -> None:
+    runs = tmp_path / ".zerofleet" / "runs"
+    (runs / "r1").mkdir(parents=True)
+    (runs / "r1" / "job.sbatch").touch()
+    assert read_records(tmp_path) == {}  # --file made it, and nobody has submitted it
+    (runs / "r1" / "attempt-0").mkdir()
+    (runs / "r1" / "attempt-0" / "job").write_text("7\n")
+    assert read_records(tmp_path) == {"r1": runs / "r1"}
+    assert job_of(runs / "r1") == "7"
+    for submitted_at, job in ((1.0, "7"), (4e9, "12")):
+        record = {"job": "12", "run": "r1", "submitted_at": submitted_at}
+        (runs / "r1" / "slurm.json").write_text(json.dumps(record))
+        assert job_of(runs / "r1") == job
+    assert read_record(tmp_path, "12") == runs / "r1"
 
+
+def test_which_run_is_meant() -> None:
     records = {name: Path(name) for name in ("20261121-1-sft-aaaa", "20261121-2-sft-bbbb")}
     jobs = dict(zip(records, ("7", "12"), strict=True))
     assert choose_record(records, jobs, "12") == Path("20261121-2-sft-bbbb")
@@ -120,6 +150,13 @@ def test_which_run_is_meant() -> None:
     assert choose_record(records, jobs, "1999") is None
     with pytest.raises(ConfigError, match="2 that it could be"):
         choose_record(records, jobs, "2026")
+
+
+def test_a_job_that_slurm_can_not_be_asked_of_is_unknown_or_as_it_ended() -> None:
+    job = SlurmJob(job="12", state=UNASKED)
+    assert KnownRun(run="r1", nodes=make_nodes(FIRST, job, (), (None, None))).state == "unknown"
+    exits = [{**failed(rank), "state": "finished", "first_failure": None} for rank in (0, 1)]
+    assert KnownRun(run="r1", nodes=make_nodes(FIRST, job, (), exits)).state == "finished"
 
 
 @pytest.mark.parametrize(
