@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from provision.errors import HostError, ProvisionError
 from provision.fleet import Fleet
@@ -19,6 +19,13 @@ from provision.session import Remote, Say
 _RECORDS = ("exit.json", "plan.json", "node.log", "supervisor.log", "metrics.jsonl", "pace")
 #: Seconds between two lines of progress; a file of so many bytes is named before it comes.
 _SAY_EVERY, _LARGE = 3.0, 50_000_000
+
+
+class Source(Protocol):
+    """Where files come from: a host over SSH, or a folder that is seen from here."""
+
+    def get(self, source: str, target: Path) -> None:
+        """Its file to ``target`` here, complete or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +134,18 @@ def apply_collect(
         else:
             files[host] = answer["files"]  # type: ignore[assignment]
     wanted = plan_collect(run_dirs, outputs, files)
-    fetches = [fetch for fetch in wanted if read_digest(folder / fetch.target) != fetch.sha256]
-    total = sum(fetch.size for fetch in fetches)
-    say(f"collecting {len(fetches)} files, {total:,} bytes, to {folder}")
+    fetches, total = read_missing(wanted, folder, say)
     _apply_fetches(fleet, tuple(files), fetches, folder, say)
     kept = len(wanted) - len(fetches)
     return Collected(folder=folder, came=len(fetches), kept=kept, size=total, missing=missing)
+
+
+def read_missing(wanted: Sequence[Fetch], folder: Path, say: Say) -> tuple[list[Fetch], int]:
+    """Those files that are not here yet, byte for byte; and how many bytes they are."""
+    fetches = [fetch for fetch in wanted if read_digest(folder / fetch.target) != fetch.sha256]
+    total = sum(fetch.size for fetch in fetches)
+    say(f"collecting {len(fetches)} files, {total:,} bytes, to {folder}")
+    return fetches, total
 
 
 def _apply_fetches(
@@ -169,7 +182,7 @@ def read_digest(path: Path) -> str | None:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def apply_fetch(remote: Remote, fetch: Fetch, folder: Path) -> None:
+def apply_fetch(remote: Source, fetch: Fetch, folder: Path) -> None:
     """One file, held to its hash: HostError where what came is another one."""
     target = folder / fetch.target
     remote.get(fetch.source, target)

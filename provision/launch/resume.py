@@ -36,9 +36,14 @@ class Resume:
 
     def lines(self) -> tuple[str, ...]:
         """What a person should know before it starts."""
-        passed = [f"checkpoint-{step} passed over: {why}" for step, why in self.torn.items()]
-        begin = "no checkpoint was made: beginning anew"
-        return (*passed, begin if self.step is None else f"going on from step {self.step}")
+        return step_lines(self.step, self.torn)
+
+
+def step_lines(step: int | None, torn: Mapping[int, str]) -> tuple[str, ...]:
+    """Which checkpoint a run goes on from, and which ones were passed over. Pure."""
+    passed = [f"checkpoint-{newer} passed over: {why}" for newer, why in torn.items()]
+    begin = "no checkpoint was made: beginning anew"
+    return (*passed, begin if step is None else f"going on from step {step}")
 
 
 def choose_checkpoint(
@@ -128,16 +133,15 @@ def _from_home(value: Any, home: str) -> Any:
     return ",".join(f"~/{p[len(home) + 1 :]}" if p.startswith(f"{home}/") else p for p in parts)
 
 
-def plan_resume(
-    run: KnownRun, answers: Mapping[str, Mapping[str, Any]], settings: Settings
-) -> Resume:
-    """The run again as it was, with its own flags, from its newest whole checkpoint.
+def require_step(
+    run: KnownRun, answers: Mapping[str, Mapping[str, Any]]
+) -> tuple[int | None, dict[int, str]]:
+    """choose_checkpoint's answer for a run that has ended. Pure.
 
-    Raises ConfigError if it still runs, or was not one of our trainers'; HostError if it made
-    checkpoints, and none of them is whole: beginning anew would not be what was asked for.
+    Raises ConfigError if it still runs; HostError if it made checkpoints, and none of them is
+    whole: beginning anew would not be what was asked for.
     """
-    node = run.nodes[run.node0] if run.node0 else {}
-    if run.running or not node or run.unheard:
+    if run.running or not run.node0 or run.unheard:
         raise ConfigError(
             f"resume {run.run}",
             found=f"it runs on {', '.join(run.running)}"
@@ -159,6 +163,18 @@ def plan_resume(
             expected="one",
             remedy="bring back the host that held its part, or train anew",
         )
+    return step, torn
+
+
+def plan_resume(
+    run: KnownRun, answers: Mapping[str, Mapping[str, Any]], settings: Settings
+) -> Resume:
+    """The run again as it was, with its own flags, from its newest whole checkpoint.
+
+    Raises as require_step; ConfigError, too, if it was not one of our trainers'.
+    """
+    step, torn = require_step(run, answers)
+    node = run.nodes[run.node0 or ""]
     objective, flags = parse_trainer_argv(node["argv"])
     home = str(node["run_dir"]).partition("/.zerofleet/")[0]
     flags = {name: _from_home(value, home) for name, value in flags.items()}
