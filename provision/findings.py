@@ -20,8 +20,8 @@ class Level(StrEnum):
     UNKNOWN = "unknown"
 
 
-#: The subject of findings about reaching a host at all; they exit 3 rather than 1.
-SSH = "ssh"
+#: The subjects of findings about reaching a host at all; they exit 3 rather than 1.
+SSH, SRUN = "ssh", "srun"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Report:
         """0, or 3 when a host could not be reached, else 1 (see errors.py)."""
         if self.ok:
             return errors.OK
-        if any(f.subject == SSH for f in self.failing):
+        if any(f.subject in (SSH, SRUN) for f in self.failing):
             return errors.UNREACHABLE
         return errors.FINDINGS
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from provision.errors import ConfigError, ProvisionError, UnreachableError
-from provision.findings import SSH, Finding, Level, Report
+from provision.errors import ConfigError, ProvisionError
+from provision.findings import Finding, Level, Report
 from provision.inventory import Host, Inventory
 from provision.remote import SshFiles, SshOptions, make_connection, read_ssh_files
 from provision.session import Remote, Say
@@ -124,7 +124,7 @@ class Fleet:
         It is not connected to: a host that is down has an address too.
         """
         host = next(host for host in self.inventory if host.label == label)
-        return str(self._known(host).cxn.host)
+        return self._known(host).address
 
     def disconnect(self, label: str) -> None:
         """Drop one host's connection; the next call to it connects anew."""
@@ -191,7 +191,7 @@ def error_report(answers: Mapping[str, Any]) -> Report:
         findings=tuple(
             Finding(
                 host=label,
-                subject=SSH if isinstance(error, UnreachableError) else error.subject,
+                subject=error.subject,
                 level=Level.ERROR,
                 found=error.found,
                 expected=error.expected,

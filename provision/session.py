@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from invoke.exceptions import CommandTimedOut
 
@@ -61,6 +61,11 @@ class Remote:
                     raise
                 self.cxn.close()
                 time.sleep(pause * random.uniform(1, 2))  # noqa: S311 - not all at once again
+
+    @property
+    def address(self) -> str:
+        """The address or name that it is reached at."""
+        return str(self.cxn.host)
 
     def close(self) -> None:
         """Disconnect."""
@@ -150,7 +155,6 @@ class Remote:
         """Files to this host: written beside their target, hashed *there*, then renamed."""
         if not batch:
             return
-        sftp = self.cxn.sftp()
         checks: list[str] = []
         made = self.ask("place", ["folders", *[put.target for put in batch]])
         targets = made["targets"]
@@ -158,9 +162,7 @@ class Remote:
         for put, target in zip(batch, targets, strict=True):
             source = put.source.open("rb") if put.source else io.BytesIO(put.content or b"")
             with source as stream:
-                sftp.putfo(
-                    stream, f"{target}.partial", file_size=put.size, callback=self._meter(put, say)
-                )
+                self._send(stream, f"{target}.partial", put, say)
             checks += [str(target), put.sha256, format(put.mode, "o")]
         problems = self.ask("place", ["files", *checks]).get("problems")
         if problems:
@@ -170,6 +172,11 @@ class Remote:
                 expected="what was sent",
                 remedy="check that disk and memory, then run the command again",
             )
+
+    def _send(self, stream: IO[bytes], target: str, put: Put, say: Say) -> None:
+        """The bytes of a put into a file there."""
+        sftp = self.cxn.sftp()
+        sftp.putfo(stream, target, file_size=put.size, callback=self._meter(put, say))
 
     def _meter(self, put: Put, say: Say) -> Callable[[int, int], None]:
         """A line every few seconds for a file that takes longer."""

@@ -6,10 +6,14 @@ stdin rather than its argv. The script ends when its stdin does, so it ends with
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
+import socket
+import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +27,8 @@ _END = b">>ZEROFLEET"
 _PACKET = 1 << 15
 #: Scripts that work for longer say ZEROFLEET-ALIVE every five seconds.
 SILENCE_SECONDS = 36.0
+#: What a process may take to end after its last output.
+_LAST_WORDS = 5.0
 
 
 @dataclass(kw_only=True)
@@ -42,7 +48,7 @@ class Talk:
 
     def nudge(self, message: Mapping[str, object]) -> None:
         """As :meth:`send`, if it can go at once; that the script has ended, others find out."""
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             if self.channel.send_ready():
                 self.channel.sendall(json.dumps(message).encode() + b"\n")
 
@@ -130,3 +136,72 @@ class Talk:
     def close(self) -> None:
         """End the conversation, and with it the script."""
         self.channel.close()
+
+
+class ProcessChannel:
+    """A process of this machine, read and written like one of paramiko's channels.
+
+    ``patience``: seconds that it may take to end once its stdin did; then it is made to. None: as
+    long as it likes.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        patience: float | None = None,
+    ) -> None:
+        self._ours, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the channel
+        self._patience = patience
+        with theirs:
+            self.process = subprocess.Popen(
+                list(argv),
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=self._errors,
+                env=environ,
+                start_new_session=True,
+            )
+        self._read = 0
+        self.sendall, self.send, self.recv = self._ours.sendall, self._ours.send, self._ours.recv
+        self.settimeout = self._ours.settimeout
+
+    def send_ready(self) -> bool:
+        """Whether something can be sent without waiting."""
+        return bool(select.select([], [self._ours], [], 0)[1])
+
+    def recv_stderr_ready(self) -> bool:
+        """Whether it said something on stderr that was not read yet, now that it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its stdout has
+            self.process.wait(_LAST_WORDS)
+        return self._errors.seek(0, 2) > self._read
+
+    def recv_stderr(self, size: int) -> bytes:
+        """What it said on stderr."""
+        self._errors.seek(self._read)
+        said = self._errors.read(size)
+        self._read += len(said)
+        return said
+
+    def close(self) -> None:
+        """Its stdin ends, and it with that; a second time, nothing."""
+        if self._ours.fileno() < 0:
+            return
+        with contextlib.suppress(OSError):  # it has ended, and its end of the socket with it
+            self._ours.shutdown(socket.SHUT_WR)
+        end(self.process, self._patience)
+        self._ours.close()
+        self._errors.close()
+
+
+def end(process: subprocess.Popen[Any], patience: float | None) -> None:
+    """Wait for a process; one that takes longer is asked to end, and then made to."""
+    for more in (process.terminate, process.kill):
+        try:
+            process.wait(patience)
+            return
+        except subprocess.TimeoutExpired:
+            more()
+    process.wait()

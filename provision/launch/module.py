@@ -10,8 +10,6 @@ from __future__ import annotations
 import base64
 import shlex
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +24,7 @@ from provision.launch.collect import Fetch, apply_fetch
 from provision.script import script_argv
 from provision.session import Remote, Say
 from provision.steps import Phase, Plan, Put, Run, Step
-from provision.talk import SILENCE_SECONDS, Talk
+from provision.talk import SILENCE_SECONDS, ProcessChannel, Talk
 
 #: What stands for the working folder in a module's arguments, until there is one.
 WORK = "WORK"
@@ -182,44 +180,6 @@ def apply_result(working: Working, remote: Remote | None) -> None:
     partial.rename(output)
 
 
-class _Channel:
-    """A process of this machine, read and written like one of paramiko's channels."""
-
-    def __init__(self, argv: Sequence[str]) -> None:
-        self._ours, theirs = socket.socketpair()
-        self._process = subprocess.Popen(
-            list(argv),
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        theirs.close()
-        self._left: bytes | None = None
-        self.sendall, self.send, self.recv = self._ours.sendall, self._ours.send, self._ours.recv
-        self.settimeout = self._ours.settimeout
-
-    def recv_stderr_ready(self) -> bool:
-        """Whether there is something to read, now that it has ended."""
-        if self._left is None:
-            assert self._process.stderr
-            self._left = self._process.stderr.read()
-        return bool(self._left)
-
-    def recv_stderr(self, _size: int) -> bytes:
-        """What it said on stderr."""
-        left, self._left = self._left or b"", b""
-        return left
-
-    def close(self) -> None:
-        """Its stdin ends, and it with that."""
-        self._ours.shutdown(socket.SHUT_WR)
-        self._process.wait()
-        self._ours.close()
-        assert self._process.stderr
-        self._process.stderr.close()
-
-
 def apply_talk_here() -> Talk:
     """The same script as on hosts, on this machine; in a session of its own, as there."""
-    return Talk(label=HERE, channel=_Channel(script_argv("module", [], sys.executable)))
+    return Talk(label=HERE, channel=ProcessChannel(script_argv("module", [], sys.executable)))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import pytest
 
 from provision.errors import HostError
-from provision.talk import Talk
+from provision.talk import ProcessChannel, Talk
 
 
 class Channel:
@@ -45,3 +48,38 @@ def test_a_nudge_goes_at_once_or_not_at_all_and_finds_nothing_out() -> None:
 def test_a_connection_that_ends_without_a_word_is_named_so() -> None:
     with pytest.raises(HostError, match="node1: connection: found it ended, expected an answer"):
         Talk(label="node1", channel=Channel(ended=True)).receive(1)
+
+
+ECHO = """\
+import sys
+for line in sys.stdin:
+    print("ZEROFLEET<<" + line.strip() + ">>ZEROFLEET", flush=True)
+"""
+
+
+def test_a_process_is_talked_to_like_a_channel_and_ends_with_it() -> None:
+    channel = ProcessChannel([sys.executable, "-c", ECHO])
+    talk = Talk(label="here", channel=channel)
+    talk.send({"some": "thing"})
+    assert talk.receive(20) == {"some": "thing"}
+    assert channel.send_ready()
+    talk.close()
+    assert channel.process.returncode == 0
+    talk.close()  # once more does nothing
+
+
+def test_a_process_that_gives_up_has_its_last_words_told() -> None:
+    code = "import sys; sys.stderr.write('x' * 200_000 + '\\nno such thing'); sys.exit(3)"
+    talk = Talk(label="here", channel=ProcessChannel([sys.executable, "-c", code]))
+    with pytest.raises(HostError, match="found no such thing, expected an answer"):
+        talk.receive(20)
+    talk.close()
+
+
+def test_a_process_that_does_not_end_with_its_stdin_is_made_to() -> None:
+    code = "import time; print('up', flush=True); time.sleep(600)"
+    channel = ProcessChannel([sys.executable, "-c", code], patience=0.05)
+    channel.settimeout(20)
+    assert channel.recv(100) == b"up\n"
+    channel.close()
+    assert channel.process.returncode == -signal.SIGTERM
