@@ -77,9 +77,9 @@ def test_a_process_that_gives_up_has_its_last_words_told() -> None:
 
 
 def test_a_process_that_does_not_end_with_its_stdin_is_made_to() -> None:
-    code = "import time; print('up', flush=True); time.sleep(600)"
+    code = "import os, time; os.write(1, b'up'); time.sleep(600)"
     channel = ProcessChannel([sys.executable, "-c", code], patience=0.05)
     channel.settimeout(20)
-    assert channel.recv(100) == b"up\n"
+    assert channel.recv(100) == b"up"
     channel.close()
     assert channel.process.returncode == -signal.SIGTERM
