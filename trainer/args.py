@@ -14,9 +14,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from trainer.errors import RequestError
+from trainer.flags import Parser
 from trainer.old_names import translate
 
 
@@ -186,9 +187,9 @@ def parse_args(
     configuration. It must therefore come before ``from_pretrained``: only then does ZeRO-3 split
     the model while it loads (https://huggingface.co/docs/transformers/deepspeed#zero-3).
     """
-    parser = HfArgumentParser((ModelArgs, data_args, lora_args, training_args), allow_abbrev=False)
+    parser = Parser((ModelArgs, data_args, lora_args, training_args))
     given = translated(parser, sys.argv[1:] if argv is None else argv, _note)
-    model, data, lora, training = parser.parse_args_into_dataclasses(args=given)
+    model, data, lora, training = parser.parse_flags(given)
     training.given = given
     if data.model_max_length < 8:
         raise RequestError(
@@ -199,9 +200,7 @@ def parse_args(
     return model, data, lora, training
 
 
-def translated(
-    parser: HfArgumentParser, argv: Sequence[str], say: Callable[[str], None]
-) -> list[str]:
+def translated(parser: Parser, argv: Sequence[str], say: Callable[[str], None]) -> list[str]:
     """``argv`` in the names that ``parser`` has; see trainer.old_names."""
     words = (word for action in parser._actions for word in action.option_strings)
     known = frozenset(word.removeprefix("--").replace("-", "_") for word in words)

@@ -19,12 +19,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from transformers import HfArgumentParser, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from trainer.args import ModelArgs, translated
 from trainer.data import MASKED
 from trainer.errors import RequestError
 from trainer.features import Encode, Encoded
+from trainer.flags import Parser
 from trainer.model import load_tokenizer
 from trainer.rows import Row, read_rows
 from trainer.run import Objective
@@ -40,7 +41,7 @@ Say = Callable[[str], None]
 def parse(objective: Objective, argv: Sequence[str], say: Say) -> tuple[ModelArgs, Any]:
     """Model and data flags of a run. Its other flags have to be flags, and are not looked at."""
     kinds = (ModelArgs, objective.data_args, objective.lora_args, objective.training_args)
-    parser = HfArgumentParser(kinds, allow_abbrev=False)
+    parser = Parser(kinds)
     given = vars(parser.parse_args(translated(parser, argv, say)))
 
     def make(kind: Any) -> Any:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from trainer.args import DataArgs, SftArgs
@@ -196,7 +195,6 @@ OBJECTIVE = Objective(
 )
 
 
-@record  # so that torchrun learns of an exception by its error file
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     train(OBJECTIVE, argv)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from trainer.args import DataArgs, LoraArgs, SftArgs
 from trainer.data import MASKED
@@ -113,7 +112,6 @@ OBJECTIVE = Objective(
 )
 
 
-@record  # so that torchrun learns of an exception by its error file
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     train(OBJECTIVE, argv)

@@ -44,7 +44,8 @@ class Problem(NamedTuple):
     expected: str
 
     def __str__(self) -> str:
-        return "%s:%d: found %s, expected %s" % self
+        where = "%s:%d" % (self.file, self.line) if self.line else self.file
+        return "%s: found %s, expected %s" % (where, self.found, self.expected)
 
 
 def read_rows(paths: str, objective: str = "sft") -> Iterator[Union[Row, Problem]]:

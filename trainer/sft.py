@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.errors import record
-
 from trainer.args import DataArgs
 from trainer.data import MASKED, Collator, encode, teaches_to_stop
 from trainer.features import Encode, Encoded, Say
@@ -80,7 +78,6 @@ OBJECTIVE = Objective(
 )
 
 
-@record  # so that torchrun learns of an exception by its error file
 def main(argv: Sequence[str] | None = None) -> None:
     """Train."""
     train(OBJECTIVE, argv)

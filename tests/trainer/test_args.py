@@ -6,14 +6,19 @@ import dataclasses
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from trainer.args import parse_args, require_bf16
+from trainer.args import LoraArgs, ModelArgs, parse_args, require_bf16
 from trainer.errors import RequestError
+from trainer.flags import GROUPS, MORE, REST, Parser
+from trainer.orpo import OrpoArgs, OrpoDataArgs
+from trainer.pretrain import PretrainDataArgs
+from trainer.sft import SftDataArgs
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "sft.yaml"
@@ -68,9 +73,38 @@ def test_impossible_values_are_refused(argv: list[str]) -> None:
         parse_args([*GIVEN, *argv])
 
 
-def test_a_misspelt_flag_is_refused_rather_than_guessed() -> None:
-    with pytest.raises((SystemExit, ValueError)):
-        parse_args([*GIVEN, "--learning_rat", "1"])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--learning_rat", "1"], "--learning_rat: there is no such flag; --learning_rate?"),
+        (["--learning_rate", "fast"], "--learning_rate: invalid float value: 'fast'"),
+        (["--save_strategy", "x"], "--save_strategy: invalid choice: 'x' (choose from"),
+        (["--load_best_model_at_end", "true"], "--load_best_model_at_end requires the save and"),
+    ],
+)
+def test_a_bad_flag_is_refused_in_one_line(argv: list[str], said: str) -> None:
+    with pytest.raises(RequestError) as error:
+        parse_args([*GIVEN, *argv])
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+def test_help_begins_with_what_users_set() -> None:
+    kinds = (ModelArgs, OrpoDataArgs, LoraArgs, OrpoArgs)
+    text = Parser(kinds).format_help()
+    titles = [f"\n{title}:\n" for title in (*GROUPS, MORE, REST)]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+    begin, end = places[2], places[3]
+    flags = [line.split()[0] for line in text[begin:end].splitlines() if line.startswith("  --")]
+    assert flags[:4] == ["--learning_rate", "--num_train_epochs", "--max_steps", "--warmup_steps"]
+    assert "--orpo_beta" in flags
+    assert "--block_size" not in text
+    # Every flag that is shown first is one of some objective's.
+    known = {
+        field.name for kind in (*kinds, SftDataArgs, PretrainDataArgs) for field in fields(kind)
+    }
+    assert {name for names in GROUPS.values() for name in names} <= known
 
 
 def test_a_rank_s_start() -> None:

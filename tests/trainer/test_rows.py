@@ -33,6 +33,12 @@ def test_both_formats_become_the_same_messages() -> None:
     assert _messages({"messages": MESSAGES}) == MESSAGES
 
 
+def test_a_problem_of_a_whole_file_has_no_line() -> None:
+    said = str(next(iter(read_rows("/no/such.jsonl"))))
+    assert said.startswith("/no/such.jsonl: found no such file or folder, expected ")
+    assert str(Problem("a", 7, "b", "c")) == "a:7: found b, expected c"
+
+
 def test_a_system_prompt_may_be_a_turn_or_a_column() -> None:
     system = {"role": "system", "content": "s"}
     as_turn = turns(("system", "s"), ("human", "q"), ("gpt", "a"))
