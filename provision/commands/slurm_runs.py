@@ -1,4 +1,4 @@
-"""``status``, ``logs`` and ``stop`` of a run that Slurm runs: its folder, and Slurm's own word."""
+"""``runs``, ``status`` and ``stop`` of what Slurm runs: its folder, and Slurm's own word."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from provision import errors
-from provision.commands.following import log_lines, require_an_end, shown_hosts
+from provision.errors import ConfigError
+from provision.launch.nodes import RUNS
 from provision.launch.runs import KnownRun
 from provision.launch.status import RANK_COLUMNS, exit_code, rank_rows
 from provision.settings import Settings
 from provision.show import Answer
-from provision.slurm.jobs import SlurmJob, read_job
-from provision.slurm.read import job_of, read_attempt, read_record, read_run
+from provision.slurm.jobs import UNASKED, SlurmJob, read_job, read_jobs
+from provision.slurm.read import Runs, job_of, read_record, read_records, read_run, read_runs
 from provision.slurm.submit import apply_command
 from provision.steps import Phase, Plan, Run, Step
 
@@ -22,11 +23,30 @@ STOP_SECONDS = 90.0
 
 
 def read_slurm_run(s: Settings) -> Path | None:
-    """The folder of the Slurm run that the command line names; None where it names none."""
-    wanted = str(s.run)
-    if wanted == "last" and ("hosts" in s.given or s.hosts.is_file()):
+    """The folder of the Slurm run that the command line names; None where it names none.
+
+    Raises ConfigError where there is no hosts file either.
+    """
+    wanted, over_ssh = str(s.run), "hosts" in s.given or s.hosts.is_file()
+    if wanted == "last" and over_ssh:
         return None  # the last one over SSH
-    return read_record(s.shared or Path.home(), wanted)
+    shared = s.shared or Path.home()
+    found = read_record(shared, wanted)
+    if found is None and not over_ssh:
+        raise ConfigError(
+            f"run {wanted}",
+            found=f"no such run of a Slurm job below {shared / RUNS}, and no hosts file {s.hosts}",
+            expected="one of them",
+            remedy="name the folder that the nodes share with --shared, or a hosts file with "
+            "--hosts; `invoke runs` lists runs",
+        )
+    return found
+
+
+def read_run_of_job(s: Settings) -> str:
+    """The run whose job's number the command line has; empty where it has none."""
+    found = str(s.run).isdecimal() and read_record(s.shared or Path.home(), str(s.run))
+    return found.name if found else ""
 
 
 def apply_status(out: Answer, run_dir: Path) -> None:
@@ -44,69 +64,6 @@ def _show(out: Answer, run: KnownRun, job: SlurmJob) -> None:
     if run.ended:
         out.text(str(run.ended))
     out.exit = errors.OK if job.waits else exit_code(run)
-
-
-def apply_logs(out: Answer, s: Settings, run_dir: Path) -> None:
-    """Show what the ranks of the latest attempt printed; with --follow as it comes."""
-    require_an_end(out, s)
-    job = read_job(job_of(run_dir))
-    run = read_run(run_dir, job)
-    files = _log_files(run_dir, run, s)
-    lines, read = {}, {}
-    for host, path in files.items():
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]
-        read[host] = len(whole.encode())
-        lines[host] = _wanted(whole, s)[-s.tail if s.tail else 0 :]
-    out.add(run=run.run, lines=lines, job_log=str(run_dir / "job.log"))
-    for host, some in lines.items():
-        for line in some:
-            out.text(f"[{host}] {line}")
-    if s.follow:
-        _follow(out, s, run_dir, files, read)
-
-
-def _log_files(run_dir: Path, run: KnownRun, s: Settings) -> dict[str, Path]:
-    """The job's own log, and that of each node that is wanted."""
-    attempt = read_attempt(run_dir)
-    hosts = list(run.nodes)
-    nodes = (
-        {h: attempt / f"node{hosts.index(h)}" / "node.log" for h in shown_hosts(run, s)}
-        if attempt
-        else {}
-    )
-    own = s.host is None and s.rank is None
-    return {**({"job": run_dir / "job.log"} if own else {}), **nodes}
-
-
-def _wanted(text: str, s: Settings) -> list[str]:
-    shows = log_lines(s.rank)
-    return [line for line in text.splitlines() if shows({"log": line})]
-
-
-def _follow(
-    out: Answer, s: Settings, run_dir: Path, files: dict[str, Path], read: dict[str, int]
-) -> None:
-    """Show new lines until the job is over. A later attempt has logs of its own."""
-    attempt, over = read_attempt(run_dir), False
-    asked = time.monotonic()
-    while not over:
-        if time.monotonic() - asked > 5:
-            job, asked = read_job(job_of(run_dir)), time.monotonic()
-            over = not (job.waits or job.runs)
-            if read_attempt(run_dir) != attempt:
-                attempt = read_attempt(run_dir)
-                files = _log_files(run_dir, read_run(run_dir, job), s)
-                read = {host: seen if host == "job" else 0 for host, seen in read.items()}
-        for host, path in files.items():
-            with path.open("rb") if path.exists() else Path("/dev/null").open("rb") as file:
-                file.seek(read.get(host, 0))
-                new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]
-            read[host] = read.get(host, 0) + len(whole)
-            for line in _wanted(whole.decode("utf-8", "replace"), s):
-                out.text(f"[{host}] {line}")
-        time.sleep(0.5)
 
 
 def plan_stop(run_dir: Path, job: SlurmJob) -> Plan:
@@ -136,13 +93,47 @@ def apply_stop(out: Answer, run_dir: Path) -> None:
 
 def shown(out: Any, s: Any, what: str) -> bool:
     """Do this with the Slurm run that is meant; False where none is: it is one over SSH."""
+    from provision.commands.slurm_following import apply_attach, apply_logs
+    from provision.commands.slurm_results import apply_collected, apply_resumed
+
     run_dir = read_slurm_run(s)
     if run_dir is None:
         return False
-    if what == "status":
-        apply_status(out, run_dir)
-    elif what == "logs":
-        apply_logs(out, s, run_dir)
-    else:
-        apply_stop(out, run_dir)
+    match what:
+        case "status":
+            apply_status(out, run_dir)
+        case "stop":
+            apply_stop(out, run_dir)
+        case "logs":
+            apply_logs(out, s, run_dir)
+        case "attach":
+            apply_attach(out, s, run_dir)
+        case "collect":
+            apply_collected(out, s, run_dir)
+        case _:
+            apply_resumed(out, s, run_dir)
     return True
+
+
+def read_listed(out: Any, s: Any) -> Runs:
+    """Every Slurm run below the shared folder, with its job; none is looked for over SSH.
+
+    Where Slurm can't be asked, that is said, and the runs are told of by their files alone.
+    """
+    shared = s.shared or Path.home()
+    records = read_records(shared)
+    numbers = [job_of(path) for path in records.values()]
+    try:
+        jobs = read_jobs(list(dict.fromkeys(numbers)))
+    except ConfigError as error:
+        out.say(f"warning: Slurm can't be asked of its jobs: {error}")
+        out.exit = errors.FINDINGS
+        jobs = {number: SlurmJob(job=number, state=UNASKED) for number in numbers}
+    return read_runs(shared, records, jobs)
+
+
+def row(run: KnownRun, job: SlurmJob, now: float) -> tuple[str, ...]:
+    """The run in one line, by launch.runs.COLUMNS."""
+    name, state, *middle, hosts = run.row(now)
+    state = f"waits: {job.reason}" if job.waits else state
+    return (name, state, *middle, f"{hosts if job.nodes else ''} (Slurm job {job.job})".strip())

@@ -34,19 +34,25 @@ def read_records(shared: Path) -> dict[str, Path]:
     return {path.name: path for path in found if job_of(path)}
 
 
-def choose_record(records: Mapping[str, Path], jobs: Mapping[str, str], wanted: str) -> Path | None:
-    """The run that is meant by its id, the beginning or end of it, or its job's number. Pure.
+def choose_record(
+    records: Mapping[str, Path], jobs: Mapping[str, Sequence[str]], wanted: str
+) -> Path | None:
+    """The run that is meant by its id, the beginning or end of it, or a job's number. Pure.
 
-    ``jobs``: each run's job. None where none of them is; ConfigError where it could be several.
+    ``jobs``: each run's jobs. None where none of them is; ConfigError where it could be several.
     """
     if wanted == LAST:
         return list(records.values())[-1] if records else None
     # Slurm counts from 1 again after its state was lost: then the newest is meant.
-    by_job = [run for run in records if jobs[run] == wanted][-1:]
+    by_job = [run for run in records if wanted in jobs[run]][-1:]
+    # Every run begins with a date, YYYYMMDD: a shorter number is meant to be a job's.
+    number = wanted.isdecimal() and len(wanted) < 8
+    begun = [] if number else [run for run in records if run.startswith(wanted)]
     fits = (
         [run for run in records if run == wanted]
         or by_job
-        or [r for r in records if r.startswith(wanted) or r.endswith(f"-{wanted}")]
+        or begun
+        or [run for run in records if run.endswith(f"-{wanted}")]
     )
     if len(fits) > 1:
         raise ConfigError(
@@ -61,7 +67,7 @@ def choose_record(records: Mapping[str, Path], jobs: Mapping[str, str], wanted: 
 def read_record(shared: Path, wanted: str) -> Path | None:
     """The folder of the Slurm run that is meant; None where none is."""
     records = read_records(shared)
-    return choose_record(records, {run: job_of(path) for run, path in records.items()}, wanted)
+    return choose_record(records, {run: jobs_of(path) for run, path in records.items()}, wanted)
 
 
 def job_of(run_dir: Path) -> str:
@@ -75,6 +81,12 @@ def job_of(run_dir: Path) -> str:
     if own and own.exists() and own.stat().st_mtime > (submitted or {}).get("submitted_at", 0.0):
         return own.read_text(encoding="utf-8").strip()
     return str(submitted["job"]) if submitted else ""
+
+
+def jobs_of(run_dir: Path) -> tuple[str, ...]:
+    """All jobs that a run's folder ever had: one that was resumed had several."""
+    own = (path.read_text(encoding="utf-8").strip() for path in run_dir.glob("attempt-*/job"))
+    return (*own, job_of(run_dir))
 
 
 def read_attempt(run_dir: Path) -> Path | None:

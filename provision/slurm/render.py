@@ -20,6 +20,8 @@ from provision.slurm.text import fill
 
 #: Besides the code, what the job file calls and writes in the run's folder.
 JOB_FILE, JOB_LOG, SECRETS = "job.sbatch", "job.log", "secrets.sh"
+#: The variable that names the file which asks a run to save; only jobs that go on have it.
+PAUSE_FILE = "ZEROFLEET_PAUSE_FILE"
 #: A run's master address and port where only the job knows them.
 MASTER_ADDR, FROM_JOB_ID = "$MASTER_ADDR", 65535
 
@@ -58,6 +60,11 @@ def render(launch: LaunchPlan, job: SlurmSpec) -> str:
         fill(text.AGAIN, restarts=job.restarts) if job.restarts else text.DONE,
     )
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def goes_on(text: str) -> bool:
+    """Whether a job file, submitted again, goes on where its run was. Pure."""
+    return f"export {PAUSE_FILE}=" in text
 
 
 def require_plain(flag: str, path: str) -> str:
@@ -119,7 +126,7 @@ def _environment(launch: LaunchPlan, job: SlurmSpec) -> str:
     }
     own = {"ZEROFLEET_RUN_DIR": node.run_dir, "ZEROFLEET_OUTPUT_DIR": node.output}
     if job.restarts:
-        own["ZEROFLEET_PAUSE_FILE"] = f"{node.run_dir}/pause"
+        own[PAUSE_FILE] = f"{node.run_dir}/pause"
     exports = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
     exports += [f"export {name}={_word(path, node.run_dir)}" for name, path in own.items()]
     if "OMP_NUM_THREADS" not in values:

@@ -12,7 +12,14 @@ from provision.errors import ConfigError
 from provision.launch.runs import KnownRun
 from provision.slurm.jobs import UNASKED, SlurmJob, parse_job
 from provision.slurm.nodes import parse_nodes
-from provision.slurm.read import choose_record, job_of, make_nodes, read_record, read_records
+from provision.slurm.read import (
+    choose_record,
+    job_of,
+    jobs_of,
+    make_nodes,
+    read_record,
+    read_records,
+)
 
 JOB = (
     "JobId=12 JobName=zerofleet-sft UserId=ml(1000) GroupId=ml(1000) MCS_label=N/A Priority=1 "
@@ -138,18 +145,22 @@ def test_a_runs_job_is_the_latest_whoever_submitted_it(tmp_path: Path) -> None:
         record = {"job": "12", "run": "r1", "submitted_at": submitted_at}
         (runs / "r1" / "slurm.json").write_text(json.dumps(record))
         assert job_of(runs / "r1") == job
-    assert read_record(tmp_path, "12") == runs / "r1"
+    assert jobs_of(runs / "r1") == ("7", "12")
+    assert read_record(tmp_path, "7") == runs / "r1"
 
 
 def test_which_run_is_meant() -> None:
     records = {name: Path(name) for name in ("20261121-1-sft-aaaa", "20261121-2-sft-bbbb")}
-    jobs = dict(zip(records, ("7", "12"), strict=True))
+    jobs = dict(zip(records, (("7",), ("11", "12")), strict=True))
     assert choose_record(records, jobs, "12") == Path("20261121-2-sft-bbbb")
+    assert choose_record(records, jobs, "11") == Path("20261121-2-sft-bbbb")  # it was resumed
+    assert choose_record(records, jobs, "20261121-1") == Path("20261121-1-sft-aaaa")
+    assert choose_record(records, jobs, "2") is None  # no job's number, and no beginning of an id
     assert choose_record(records, jobs, "aaaa") == Path("20261121-1-sft-aaaa")
     assert choose_record(records, jobs, "last") == Path("20261121-2-sft-bbbb")
     assert choose_record(records, jobs, "1999") is None
     with pytest.raises(ConfigError, match="2 that it could be"):
-        choose_record(records, jobs, "2026")
+        choose_record(records, jobs, "20261121")
 
 
 def test_a_job_that_slurm_can_not_be_asked_of_is_unknown_or_as_it_ended() -> None:
