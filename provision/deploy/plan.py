@@ -9,6 +9,7 @@ from provision.deploy.spec import EnvSpec
 from provision.deploy.switch import DEPLOY, SWITCH, use_step
 from provision.deploy.wheelhouse import Package, Wheelhouse
 from provision.hosts.facts import HostFacts
+from provision.hosts.machines import home_owners
 from provision.script import script_argv
 from provision.steps import Phase, Plan, Put, Run, Step
 from provision.wheel.extra import ExtraWheel
@@ -28,22 +29,30 @@ def plan_deploy(
 
     With a wheelhouse every package is pushed, and hosts download nothing; what it still misses is
     the first phase. Hosts must fit the wheel (parity): one without a fitting Python is not planned
-    for.
+    for. Hosts that share a home get one environment: the first of them makes it, all prove it, and
+    it counts as proved only after the others did.
     """
+    owners = home_owners(hosts)
     lacking = {host: facts for host, facts in hosts.items() if not has_environment(spec, facts)}
-    stale = {host: facts for host, facts in hosts.items() if not is_current(spec, facts)}
+    made = {host: facts for host, facts in lacking.items() if owners[host] == host}
+    guests = {host: facts for host, facts in lacking.items() if host not in made}
+    stale = [h for h, facts in hosts.items() if owners[h] == h and not is_current(spec, facts)]
     phases = (
         Phase(name="download", steps=_download(house) if house and lacking else ()),
         Phase(
             name="push",
-            steps=tuple(s for h, facts in lacking.items() for s in _push(spec, h, facts, house)),
+            steps=tuple(s for h, facts in made.items() for s in _push(spec, h, facts, house)),
         ),
         Phase(
             name="install",
-            steps=tuple(_install(spec, h, facts, house) for h, facts in lacking.items()),
+            steps=tuple(_install(spec, h, facts, house) for h, facts in made.items()),
         ),
-        Phase(name="prove", steps=tuple(_prove(spec, h, facts) for h, facts in lacking.items())),
-        Phase(name=SWITCH, steps=tuple(_switch(spec, h, house, made=h in lacking) for h in stale)),
+        Phase(
+            name="prove where the home is another host's",
+            steps=tuple(_prove(spec, h, facts, record=False) for h, facts in guests.items()),
+        ),
+        Phase(name="prove", steps=tuple(_prove(spec, h, facts) for h, facts in made.items())),
+        Phase(name=SWITCH, steps=tuple(_switch(spec, h, house, made=h in made) for h in stale)),
     )
     return Plan(
         title=f"deploy environment {spec.name} ({spec})",
@@ -149,7 +158,7 @@ def _install(spec: EnvSpec, host: str, facts: HostFacts, house: Wheelhouse | Non
     return Step(host=host, do=do, why="make the environment")
 
 
-def _prove(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
+def _prove(spec: EnvSpec, host: str, facts: HostFacts, *, record: bool = True) -> Step:
     python = f"{env_path(spec, facts)}/bin/python"
     title = f"load {', '.join(spec.manifest.ops)} with JIT off, torch {spec.manifest.torch}"
     locked = spec.versions
@@ -158,7 +167,7 @@ def _prove(spec: EnvSpec, host: str, facts: HostFacts) -> Step:
     if spec.over:
         own = facts["existing"].value
         held = {"base": own["path"], "sites": own["sites"]}
-    asked = json.dumps({**spec.proof, **held})
+    asked = json.dumps({**spec.proof, **held, "record": record})
     do = Run(argv=script_argv("prove", [asked], python), title=title)
     return Step(host=host, do=do, why="prove that every op of the wheel loads on this host")
 
@@ -175,9 +184,10 @@ def deployed(
 ) -> dict[str, dict[str, object]]:
     """What applying the plan did to each host: the ``hosts`` key of ``deploy --json``."""
     steps = [step for phase in plan.phases for step in phase.steps]
+    owners = home_owners(hosts)
     return {
         host: {
-            "changed": any(step.host == host for step in steps),
+            "changed": any(step.host in (host, owners[host]) for step in steps),
             "bytes_sent": sum(
                 step.do.size for step in steps if step.host == host and isinstance(step.do, Put)
             ),

@@ -19,6 +19,7 @@ FACTS: Mapping[str, str] = {
     "shell": 'str: that user\'s login shell, "/usr/bin/fish"',
     "home": "str: absolute",
     "home.id": '"device:inode" of the home folder: equal for two names of one machine and home',
+    "home.place": "str: what ~/.zerofleet lies in: equal on hosts that see the very same folder",
     "machine_id": "str: /etc/machine-id; cloned images and containers may share one",
     "boot_id": "str: this boot of this kernel; containers on one machine share it",
     "namespaces": '{"net", "mnt", "pid": str}: tell containers on one kernel apart',

@@ -1,7 +1,8 @@
-"""Names that reach one machine: a host given twice would train against itself. Pure.
+"""Names that reach one machine, or one home. Pure.
 
-A boot's id is one kernel's (proc(5), random/boot_id): containers on a machine share it, cloned
-images do not. So it is the home and the GPUs that tell a host given twice from two containers.
+A host given twice would train against itself. A boot's id is one kernel's (proc(5),
+random/boot_id): containers on a machine share it, cloned images do not. So it is the home, the
+network and the GPUs that tell a host given twice from two containers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def compare_machines(hosts: Mapping[str, HostFacts], *, gpu: bool = True) -> lis
 def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
     """A name whose machine the names ``same`` reach too."""
     home = facts["home.id"]
-    twins = [other.host for other in same if other["home.id"].value == home.value]
+    twins = [
+        other.host
+        for other in same
+        if other["home.id"].value == home.value and _network(other) == _network(facts)
+    ]
     if home.value is None:
         found = f"the machine of {same[0].host}, perhaps its home too: home.id {home}"
         return _finding(facts.host, Level.UNKNOWN, found, _TWICE)
@@ -55,8 +60,23 @@ def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
             found = f"GPU {', '.join(shared)} is a GPU of {other.host} too"
             remedy = "give each of them GPUs of its own, or remove one from the hosts file"
             return _finding(facts.host, Level.ERROR, found, remedy)
-    found = f"the machine of {', '.join(other.host for other in same)}, with a home of its own"
+    found = f"the machine of {', '.join(other.host for other in same)}, as a container of its own"
     return _finding(facts.host, Level.NOTE, found, "they share its cores and memory")
+
+
+def _network(facts: HostFacts) -> object:
+    return (facts["namespaces"].value or {}).get("net")
+
+
+def home_owners(hosts: Mapping[str, HostFacts]) -> dict[str, str]:
+    """Each host → the first host that sees the very same home folder: mostly itself.
+
+    What is done to a home is done once, by that one.
+    """
+    first: dict[object, str] = {}
+    return {
+        host: first.setdefault(f["home.place"].value or host, host) for host, f in hosts.items()
+    }
 
 
 def _finding(host: str, level: Level, found: str, remedy: str) -> Finding:

@@ -47,7 +47,7 @@ def readers(peers: list[str], paths: list[str]) -> dict[str, Callable[[], Any]]:
         "user": lambda: account().pw_name,
         "shell": lambda: account().pw_shell,
         "home": lambda: os.path.expanduser("~"),
-        "home.id": probe_host.read_home_id,
+        **probe_host.HOMES,
         "machine_id": lambda: read_file("/etc/machine-id"),
         "boot_id": lambda: read_file("/proc/sys/kernel/random/boot_id"),
         "namespaces": probe_host.read_namespaces,

@@ -35,6 +35,9 @@ X86_LEVELS = (
     ("x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"),
     ("x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
 )
+#: File systems of several machines whose source in /proc/self/mounts may not look like it.
+NETWORK_TYPES = ("beegfs", "beegfs_nodev", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "panfs",
+                 "smb3", "wekafs")  # fmt: skip
 PYTHONS = ["python3", "python"] + ["python3.%d" % minor for minor in range(8, 16)]
 ASK_PYTHON = (
     "import sys,importlib.util as u;print(sys.executable,'%d.%d.%d'%sys.version_info[:3],"
@@ -196,24 +199,50 @@ def read_limits() -> object:
 # Disks.
 
 
-def read_mount(path: str) -> tuple[str, str]:
-    """Mount point and type of the file system that an existing path is on: proc_mounts(5)."""
-    best = ("/", "")
+def read_mount(path: str) -> tuple[str, str, str]:
+    """Mount point, type and source of the file system of an existing path: proc_mounts(5)."""
+    best = ("/", "", "")
     for line in (read_file("/proc/self/mounts") or "").splitlines():
         fields = line.split()
         point = re.sub(r"\\(\d{3})", lambda m: chr(int(m.group(1), 8)), fields[1])
         if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
-            best = (point, fields[2])
+            best = (point, fields[2], fields[0])
     return best
+
+
+def nearest_folder(path: str) -> str:
+    """Where a path is, or would be: the real path of its nearest existing folder."""
+    on = os.path.realpath(os.path.expanduser(path))
+    while not os.path.isdir(on):
+        on = os.path.dirname(on)
+    return on
+
+
+def read_home_place() -> object:
+    """What ~/.zerofleet lies in, equal on all hosts that see one and the same folder.
+
+    On a network file system that is its source and the folder's inode; on any other, the machine's
+    own, the device's number in place of the source.
+    """
+    path = os.path.realpath(os.path.expanduser("~/.zerofleet"))
+    # The folder above it: it is there before the first deploy, too.
+    on = path if os.path.ismount(path) else nearest_folder(os.path.dirname(path))
+    _, kind, source = read_mount(on)
+    found = os.stat(on)
+    if kind not in NETWORK_TYPES and ":" not in source and not source.startswith("//"):
+        source = "%s %d" % (read_file("/proc/sys/kernel/random/boot_id"), found.st_dev)
+    return "%s %d %s" % (source, found.st_ino, os.path.relpath(path, on))
+
+
+#: Facts that tell homes apart.
+HOMES = {"home.id": read_home_id, "home.place": read_home_place}
 
 
 def read_disk(path: str) -> dict[str, object]:
     """The file system that a path is on, or would be: looked up at its nearest existing folder."""
-    on = os.path.realpath(os.path.expanduser(path))
-    while not os.path.isdir(on):
-        on = os.path.dirname(on)
+    on = nearest_folder(path)
     found = os.statvfs(on)
-    mount, kind = read_mount(on)
+    mount, kind, _ = read_mount(on)
     return {
         "on": on,
         "free": found.f_bavail * found.f_frsize,

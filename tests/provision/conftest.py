@@ -60,6 +60,7 @@ def make_facts():
 
     def make(host: str = "node1", **changes) -> HostFacts:
         answer = json.loads((FACTS / "probe-debian12-cpu.json").read_text())
+        answer["home.place"]["value"] += f" of {host}"  # each a machine of its own
         for name, fact in changes.items():
             known = isinstance(fact, dict) and set(fact) & {"unknown", "absent"}
             exact = name if name in answer else name.replace("_", ".", 1)

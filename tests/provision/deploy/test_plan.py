@@ -35,6 +35,11 @@ def phases(plan):
     return {phase.name: [step.host for step in phase.steps] for phase in plan.phases}
 
 
+def arguments(step):
+    """What a step's script is asked, where that is one JSON object."""
+    return json.loads(json.loads(base64.b64decode(step.do.argv[-1]))[-1])
+
+
 def test_torch_comes_from_the_manifest_to_the_byte_and_shared_packages_from_the_lock(spec):
     lines = spec.requirements.splitlines()
     assert f"torch==2.13.0+cpu --hash=sha256:{'ef' * 32}" in lines
@@ -59,6 +64,31 @@ def test_a_bare_host_gets_everything_and_switches_last(spec, make_facts):
     assert phases(plan)["push"] == ["node1", "node1", "node2", "node2"]
     assert plan.push_bytes == 2 * (spec.manifest.size + len(spec.requirements))
     assert "/usr/bin/python3" in str(plan)
+
+
+def test_a_shared_home_gets_one_environment_that_all_its_hosts_prove(spec, make_facts):
+    place = {"home.place": "nas:/home 7 .zerofleet"}
+    hosts = {name: make_facts(name, **place) for name in ("node1", "node2", "node3")}
+    hosts["node4"] = make_facts("node4")
+    plan = plan_deploy(spec, hosts)
+    elsewhere = "prove where the home is another host's"
+    assert list(phases(plan)) == ["push", "install", elsewhere, "prove", "switch"]
+    assert phases(plan)["push"] == ["node1", "node1", "node4", "node4"]
+    assert phases(plan)["install"] == phases(plan)["switch"] == ["node1", "node4"]
+    # The record is written after all have proved it.
+    assert phases(plan)[elsewhere] == ["node2", "node3"]
+    assert phases(plan)["prove"] == ["node1", "node4"]
+    proofs = {phase.name: phase.steps[0] for phase in plan.phases if "prove" in phase.name}
+    assert [arguments(step)["record"] for step in proofs.values()] == [False, True]
+    assert {host["changed"] for host in deployed(spec, plan, hosts).values()} == {True}
+
+
+def test_a_shared_home_in_use_everywhere_is_left_alone_or_switched_once(spec, make_facts):
+    held = {"home.place": "nas:/home 7 .zerofleet", "environments": [spec.name]}
+    used = {**held, "environment": {"lock": spec.name}}
+    assert plan_deploy(spec, {name: make_facts(name, **used) for name in ("a", "b")}).empty
+    hosts = {name: make_facts(name, **held) for name in ("a", "b")}
+    assert phases(plan_deploy(spec, hosts)) == {"switch": ["a"]}
 
 
 def test_nothing_to_do_when_nothing_differs(spec, make_facts):
@@ -112,7 +142,7 @@ def test_an_extra_wheel_is_pushed_and_installed_beside_deepspeeds(with_extra, ma
     assert [put.target.split("/")[-1] for put in pushed][1] == extra.wheel
     assert pushed[1].source == Path("wheels") / extra.wheel
     (install,) = plan.phases[1].steps
-    told = json.loads(json.loads(base64.b64decode(install.do.argv[-1]))[-1])
+    told = arguments(install)
     assert [sha256 for _, sha256 in told["wheels"]] == [with_extra.manifest.sha256, extra.sha256]
 
 
@@ -157,7 +187,7 @@ def test_with_a_wheelhouse_hosts_get_every_file_and_download_nothing(spec, house
     pushed = [step.do.target.rpartition("/")[2] for step in plan.phases[0].steps]
     assert pushed == [spec.manifest.wheel, "sympy-1.14.0-py3-none-any.whl", "uv-1.whl"]
     (install,) = plan.phases[1].steps
-    told = json.loads(json.loads(base64.b64decode(install.do.argv[-1]))[-1])
+    told = arguments(install)
     assert [sha256 for _, sha256 in told["wheels"]] == [spec.manifest.sha256, "11" * 32]
     assert told["uv"] == [f".zerofleet/store/{'22' * 32}/uv-1.whl", "22" * 32]
     assert "requirements" not in told

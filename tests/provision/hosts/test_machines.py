@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from provision.findings import Level
-from provision.hosts.machines import compare_machines
+from provision.hosts.machines import compare_machines, home_owners
 
 GPU = {"index": "0", "uuid": "GPU-1", "mig": "Disabled"}
 
@@ -35,7 +35,22 @@ def test_two_names_for_one_machine_and_home(host):
 
 def test_containers_on_one_machine(host):
     found = judged(host("a", "b1", "1:2"), host("b", "b1", "1:9"))
-    assert found == [("b", Level.NOTE, "the machine of a, with a home of its own")]
+    assert found == [("b", Level.NOTE, "the machine of a, as a container of its own")]
+
+
+def test_containers_on_one_machine_that_share_their_home(host):
+    inner, outer = {"namespaces": {"net": "1"}}, {"namespaces": {"net": "2"}}
+    found = judged(host("a", "b1", "1:2", **inner), host("b", "b1", "1:2", **outer))
+    assert found == [("b", Level.NOTE, "the machine of a, as a container of its own")]
+    found = judged(host("a", "b1", "1:2", **inner), host("b", "b1", "1:2", **inner))
+    assert found == [("b", Level.ERROR, "the machine and home of a")]
+
+
+def test_a_shared_home_is_its_first_host_s(make_facts):
+    places = {"a": "nas:/home 7 me", "b": "disk 7 me", "c": "nas:/home 7 me", "d": None}
+    hosts = {name: make_facts(name, **{"home.place": place}) for name, place in places.items()}
+    hosts["e"] = make_facts("e", **{"home.place": {"unknown": "timed out"}})
+    assert home_owners(hosts) == {"a": "a", "b": "b", "c": "a", "d": "d", "e": "e"}
 
 
 def test_containers_that_share_a_gpu(host):
