@@ -29,6 +29,8 @@ SHARED = {
     "inventory",
     "names",
     "talk",
+    "process",
+    "files",
 }
 STAGES = {
     "wheel",

@@ -20,7 +20,6 @@ from provision.build.commands import site_packages
 from provision.build.environment import Environment, read_environment
 from provision.build.in_setup import apply_site
 from provision.build.plan import BuildPlan
-from provision.build.process import apply_command
 from provision.build.provide import (
     apply_cuda_home,
     apply_environment,
@@ -36,6 +35,7 @@ from provision.build.tree import (
     objects_key,
 )
 from provision.errors import BuildError, ConfigError
+from provision.process import apply_command
 from provision.wheel.manifest import WheelManifest, apply_manifest, sha256_of
 
 

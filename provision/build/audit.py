@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from provision.build.process import Command, apply_command
 from provision.build.spec import BuildSpec
 from provision.errors import BuildError
+from provision.process import Command, apply_command
 from provision.wheel import cubin
 from provision.wheel.contents import Contents, read_places
 from provision.wheel.inspect import Inspection, Module, read_inspection

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from provision.build.interpreter import Python
-from provision.build.process import Command
 from provision.build.spec import BuildSpec
 from provision.build.state import EPOCH, MAPPED, NVCC_FLAGS, PREFIX_MAP, STRIP
 from provision.build.toolkit import Toolkit
+from provision.process import Command
 
 # What a compilation takes over from the user's environment. Not CFLAGS, CPATH and their like:
 # they would change the wheel without a trace in its key.

@@ -24,12 +24,12 @@ from packaging.utils import canonicalize_name
 from provision.build.cache import apply_lock
 from provision.build.commands import pip_environ, python_of, site_packages
 from provision.build.plan import BuildPlan
-from provision.build.process import Command, apply_command
 from provision.build.provide import error_since
 from provision.build.source import apply_unpack
 from provision.build.state import EPOCH
 from provision.build.with_source import ExtraPlan
 from provision.errors import BuildError, ConfigError
+from provision.process import Command, apply_command
 from provision.wheel.extra import ExtraWheel, apply_publish
 from provision.wheel.manifest import SourceOf, sha256_of
 

@@ -18,13 +18,13 @@ from provision.build.commands import (
 )
 from provision.build.environment import FACTS, environment_path
 from provision.build.interpreter import Python
-from provision.build.process import Command
 from provision.build.source import Source
 from provision.build.spec import BuildSpec
 from provision.build.state import BuildState, libraries_of, require_python, toolkit_of
 from provision.build.toolchain import HERE, Toolchain, jobs_of
 from provision.build.toolkit import Toolkit
 from provision.errors import ConfigError
+from provision.process import Command
 from provision.steps import Phase, Plan, Run, Step
 from provision.wheel import isa
 from provision.wheel.ops import DEFAULT_OPS

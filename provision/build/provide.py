@@ -21,10 +21,10 @@ from provision.build.environment import (
 )
 from provision.build.failure import first_error
 from provision.build.plan import BuildPlan
-from provision.build.process import Command, apply_command
 from provision.build.toolkit import apply_view, missing, nvcc_script, read_view
 from provision.build.tree import apply_tree
 from provision.errors import BuildError
+from provision.process import Command, apply_command
 from provision.wheel.manifest import sha256_of
 
 #: Seconds between two progress lines of one download.

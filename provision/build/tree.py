@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from provision.build.cache import Layout, key_of
-from provision.build.process import apply_end_recorded
 from provision.build.source import apply_unpack
+from provision.process import apply_end_recorded
 
 #: Of a wheel's facts, those that decide which objects there are, and not what is in each.
 _NOT_OF_OBJECTS = frozenset(["isa_checked", "ops", "source"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 from provision.commands.environments import SHIPPED_LOCK, own_lock, wheelhouse_dir
 from provision.commands.reach import connected_fleet, gather_all
@@ -20,6 +18,7 @@ from provision.deploy.platform import Platform, oldest
 from provision.deploy.resolve import apply_resolve, read_given
 from provision.deploy.spec import make_env_spec, platform_for, read_env_lock
 from provision.errors import ConfigError
+from provision.files import apply_text
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
 from provision.wheel.extra import read_extras
@@ -62,16 +61,6 @@ def read_asked(s: Settings, given: set[str]) -> tuple[str, ...]:
     return (*asked, *parse_asked(text, f"--requirements {s.requirements.name}", given))
 
 
-def apply_write(path: Path, text: str) -> None:
-    """The lock, whole or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def apply_lock_env(out: Answer, s: Settings) -> None:
     """Resolve what is asked for, for the hosts and the wheel; show what changes, and write it."""
     manifest, path = read_wheel(s.wheels, s.wheel), own_lock(s)
@@ -98,5 +87,5 @@ def apply_lock_env(out: Answer, s: Settings) -> None:
     out.add(changes=[change.as_json() for change in changes])
     out.plan(plan)
     if not plan.empty:
-        apply_write(path, text)
+        apply_text(path, text, remedy="name another file with --env-lock")
     out.text("\n".join([*map(str, changes), f"{path}: {len(changes)} changes"]))

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import os
-import selectors
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from provision.deploy.platform import Platform
 from provision.deploy.wheelhouse import UV_LOCK, Pin, Wheelhouse, parse_pins, static_tags
 from provision.errors import ConfigError
+from provision.process import Command, apply_command
 
 Say = Callable[[str], None]
 
@@ -95,7 +93,7 @@ def _apply_pip(
     }
     environ["TMPDIR"] = str(staging / "tmp")
     argv = download_argv(lock, staging / "wheels", platform.python, platforms)
-    errors = _follow(argv, environ, say)
+    errors = _apply_followed(argv, environ, say)
     if errors:
         raise ConfigError(
             f"packages for {platform}",
@@ -105,48 +103,27 @@ def _apply_pip(
         )
 
 
-def _follow(argv: Sequence[str], environ: Mapping[str, str], say: Say) -> list[str]:
-    """Run pip to its end, with progress; its errors if it failed. No orphan, however this ends."""
+def _apply_followed(argv: Sequence[str], environ: Mapping[str, str], say: Say) -> list[str]:
+    """Run pip to its end, with progress; its errors if it failed."""
     said: list[str] = []
-    with subprocess.Popen(
-        argv,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:
-        try:
-            for line in _lines(process, say):
-                said.append(line)
-                name = line.strip().removeprefix("Downloading ")
-                if name != line.strip():
-                    say(f"downloading {name.split(' ')[0].rpartition('/')[2]}")
-            status = process.wait()
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+
+    def heard(line: str) -> None:
+        said.append(line)
+        name = line.strip().removeprefix("Downloading ")
+        if name != line.strip():
+            say(f"downloading {name.split(' ')[0].rpartition('/')[2]}")
+
+    status = apply_command(
+        Command(argv=tuple(argv), environ=environ),
+        log=io.StringIO(),
+        on_line=heard,
+        on_idle=lambda seconds: say(f"pip is at work: {seconds:.0f} s"),
+        idle_after=_QUIET_SECONDS,
+    )
     if status == 0:
         return []
     errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
     return errors or said[-2:] or [f"exit {status}"]
-
-
-def _lines(process: subprocess.Popen[bytes], say: Say) -> Iterator[str]:
-    assert process.stdout is not None
-    began, rest = time.monotonic(), b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            if not selector.select(_QUIET_SECONDS):
-                say(f"pip is at work: {time.monotonic() - began:.0f} s")
-                continue
-            chunk = os.read(process.stdout.fileno(), 65536)
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines if chunk else [rest]:
-                yield line.decode("utf-8", "replace").rstrip()
-            if not chunk:
-                return
 
 
 def _apply_keep(staging: Path, folder: Path) -> None:

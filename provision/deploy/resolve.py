@@ -10,12 +10,12 @@ But the user's pip configuration says where packages come from; they are downloa
 from __future__ import annotations
 
 import ast
+import io
 import os
 import platform as system
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from provision.deploy.fetch import Say, apply_fetch
 from provision.deploy.platform import Platform
 from provision.deploy.wheelhouse import read_wheelhouse
 from provision.errors import ConfigError
+from provision.process import Command, apply_command
 from provision.wheel.extra import ExtraWheel
 from provision.wheel.manifest import WheelManifest
 
@@ -190,20 +191,14 @@ def _apply_uv(
     argv: Sequence[str], folder: Path, environ: Mapping[str, str], say: Say
 ) -> str | None:
     """Run uv to its end in a folder; what it said if it failed."""
-    with subprocess.Popen(
-        argv, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-    ) as process:  # fmt: skip
-        began = time.monotonic()
-        try:
-            while True:
-                try:
-                    said, _ = process.communicate(timeout=_QUIET_SECONDS)
-                    return said if process.returncode else None
-                except subprocess.TimeoutExpired:
-                    say(f"uv is at work: {time.monotonic() - began:.0f} s")
-        finally:
-            process.kill()  # where Ctrl-C came; it is done else
+    said = io.StringIO()
+    status = apply_command(
+        Command(argv=tuple(argv), environ=environ, cwd=folder),
+        log=said,
+        on_idle=lambda seconds: say(f"uv is at work: {seconds:.0f} s"),
+        idle_after=_QUIET_SECONDS,
+    )
+    return said.getvalue() if status else None
 
 
 def _apply_stub(folder: Path, given: Given) -> Path:

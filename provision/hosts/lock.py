@@ -8,7 +8,6 @@ machine ids, GPU serials, addresses or users.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import ConfigError
+from provision.files import apply_text
 from provision.hosts.facts import HostFacts
 from provision.hosts.traits import TRAITS
 from provision.wheel.manifest import WheelManifest
@@ -230,15 +230,4 @@ def apply_lock(plan: LockPlan) -> None:
     """Write the lock, whole or not at all; ConfigError if the folder can't be written to."""
     if plan.empty:
         return
-    partial = plan.path.with_name(f".{plan.path.name}.{os.getpid()}")
-    try:
-        partial.write_text(plan.text, encoding="utf-8")
-        partial.replace(plan.path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise ConfigError(
-            str(plan.path),
-            found=error.strerror or str(error),
-            expected="a folder to write the lock into",
-            remedy="name another file with --lock-file",
-        ) from None
+    apply_text(plan.path, plan.text, remedy="name another file with --lock-file")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from provision.errors import ConfigError
+from provision.files import apply_text
 
 SCHEMA = 2
 #: DeepSpeed's wheels in a folder; others may lie beside them (build-deepspeed --with-source).
@@ -278,12 +278,10 @@ def read_wheel(folder: Path, name: str | None = None) -> WheelManifest:
 def apply_manifest(manifest: WheelManifest, folder: Path) -> Path:
     """Write a manifest beside its wheel in ``folder``; whole or not at all. Returns its path."""
     path = sidecar(folder / manifest.wheel)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(manifest.as_json(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(manifest.as_json(), indent=2) + "\n"
+    apply_text(
+        path, text, remedy="name a folder that you may write to: --wheels"
+    )
     return path
 
 

@@ -14,9 +14,9 @@ import pytest
 from provision.build.cache import Layout
 from provision.build.environment import MARKER, read_environment
 from provision.build.plan import BuildPlan, plan_build
-from provision.build.process import Command
 from provision.build.provide import apply_cuda_home, apply_environment
 from provision.errors import BuildError
+from provision.process import Command
 
 
 def shell(script: str) -> Command:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-#: Seconds without news after which ``on_idle`` is called.
+#: Seconds without news after which ``on_idle`` is called, unless told otherwise.
 IDLE_S = 20.0
 #: Seconds that processes get to end by themselves after SIGTERM.
 GRACE_S = 5.0
@@ -37,14 +37,16 @@ def apply_command(
     log: IO[str],
     on_line: Callable[[str], None] = lambda _line: None,
     on_idle: Callable[[float], None] = lambda _seconds: None,
+    idle_after: float = IDLE_S,
     record: Path | None = None,
 ) -> int:
     """Run a command to its end and return its exit status (negative: the signal that ended it).
 
     Stdout and stderr go to ``log`` and, line by line, to ``on_line``; ``on_idle`` gets the
-    seconds since the start whenever IDLE_S passed without a line. Whatever ends this call early
-    (Ctrl-C, an error in a callback) ends the command and everything it started. What no program
-    can answer (kill -9) does not: then ``record`` names what was left for apply_end_recorded.
+    seconds since the start whenever ``idle_after`` passed without a line. Whatever ends this call
+    early (Ctrl-C, an error in a callback) ends the command and everything it started. What no
+    program can answer (kill -9) does not: ``record`` then names what was left, for
+    apply_end_recorded.
     """
     with subprocess.Popen(
         command.argv,
@@ -59,7 +61,7 @@ def apply_command(
         try:
             if record is not None:
                 record.write_text(json.dumps(_identity(process.pid)), encoding="utf-8")
-            for line in _lines(process, on_idle):
+            for line in _lines(process, on_idle, idle_after):
                 log.write(line + "\n")
                 on_line(line)
             log.flush()
@@ -101,7 +103,9 @@ def _identity(pid: int) -> tuple[int, str, str]:
     return pid, stat.rpartition(")")[2].split()[19], boot
 
 
-def _lines(process: subprocess.Popen[bytes], on_idle: Callable[[float], None]) -> Iterator[str]:
+def _lines(
+    process: subprocess.Popen[bytes], on_idle: Callable[[float], None], idle_after: float
+) -> Iterator[str]:
     assert process.stdout is not None
     started = time.monotonic()
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -109,7 +113,7 @@ def _lines(process: subprocess.Popen[bytes], on_idle: Callable[[float], None]) -
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
-            if not selector.select(IDLE_S):
+            if not selector.select(idle_after):
                 on_idle(time.monotonic() - started)
                 continue
             chunk = os.read(process.stdout.fileno(), 65536)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from provision.build import process
-from provision.build.process import Command, apply_command, apply_end_recorded
+from provision import process
+from provision.process import Command, apply_command, apply_end_recorded
 
 
 def sh(script: str, **environ: str) -> Command:
@@ -39,11 +39,10 @@ def test_signal_is_a_negative_status() -> None:
     assert apply_command(sh("kill -9 $$"), log=io.StringIO()) == -signal.SIGKILL
 
 
-def test_idle_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "IDLE_S", 0.01)
+def test_idle_is_told() -> None:
     seconds: list[float] = []
     script = "sleep 0.1"
-    apply_command(sh(script), log=io.StringIO(), on_idle=seconds.append)
+    apply_command(sh(script), log=io.StringIO(), on_idle=seconds.append, idle_after=0.01)
     assert seconds
     assert seconds == sorted(seconds)
 
@@ -81,7 +80,7 @@ def test_an_interrupt_ends_even_processes_in_groups_of_their_own(tmp_path: Path)
 KILLED = """
 import io, sys
 from pathlib import Path
-from provision.build.process import Command, apply_command
+from provision.process import Command, apply_command
 script = "trap '' TERM PIPE; echo started; exec sleep 60"
 command = Command(argv=("/bin/sh", "-c", script), environ={})
 apply_command(command, log=io.StringIO(), on_line=lambda line: print(line, flush=True),
@@ -91,7 +90,7 @@ apply_command(command, log=io.StringIO(), on_line=lambda line: print(line, flush
 
 def test_what_a_killed_caller_left_running_is_ended(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, record], cwd=root, stdout=subprocess.PIPE, text=True
     ) as caller:
