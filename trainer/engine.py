@@ -6,8 +6,6 @@ question is whether the two agree.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -57,25 +55,6 @@ def _device(offload: dict[str, Any] | None) -> str:
     return str((offload or {}).get("device") or ON_DEVICE)
 
 
-def spare_compiler(config: dict[str, Any]) -> None:
-    """Have DeepSpeed load its Muon uncompiled, unless this run steps with it.
-
-    ZeRO imports Muon in every run, and for its three decorated functions torch then imports its
-    whole compiler: 4 s of CPU in each rank before the first step (DeepSpeed 0.19).
-    """
-    if "muon" in str(config.get("optimizer", {})).lower():
-        return
-    from deepspeed.runtime import compiler
-
-    compiled = compiler.compile
-    compiler.compile = lambda: lambda function: function
-    try:
-        with contextlib.suppress(ImportError):  # a DeepSpeed that has no Muon
-            importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    finally:
-        compiler.compile = compiled
-
-
 def active_zero(model: Any) -> Zero:
     """What the model that trains (``trainer.model_wrapped``) really does.
 
@@ -84,11 +63,12 @@ def active_zero(model: Any) -> Zero:
     if "deepspeed" not in sys.modules:
         return Zero(stage=0)
     from deepspeed import DeepSpeedEngine
-    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
-    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
     if not isinstance(model, DeepSpeedEngine):
         return Zero(stage=0)
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
     optimizer = model.optimizer
     if isinstance(optimizer, DeepSpeedZeroOptimizer_Stage3):
         parameters = "nvme" if optimizer.params_in_nvme_and_cpu else "cpu"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from trainer import engine
 from trainer.card import write_card
 from trainer.errors import RequestError
 from trainer.finite import Finite
+from trainer.lean import Trainer
 from trainer.metrics import Metrics, peak_memory_of_ranks
 from trainer.pace import Pace
 from trainer.pausing import Pause

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
+from trainer.lean import Trainer
 from trainer.metrics import RUN_DIR
 
 

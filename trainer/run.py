@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from trainer import engine, features, model
+from trainer import features, lean, model
 from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
@@ -47,6 +47,7 @@ class Objective:
 def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     """Run it. Every rank of the run calls this."""
     quiet()
+    lean.spare_collector()
     model_args, data_args, lora_args, training = parse_args(
         argv, objective.data_args, objective.lora_args, objective.training_args
     )
@@ -58,7 +59,7 @@ def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
 
     set_seed(training.seed)
     if training.deepspeed:
-        engine.spare_compiler(training.hf_deepspeed_config.config)
+        lean.spare_compiler(training.hf_deepspeed_config.config)
     elif training.world_size > 1:
         say("no --deepspeed: plain data parallel, every rank holds everything")
     tokenizer = model.load_tokenizer(model_args, chats=objective.chats)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 from safetensors.torch import save_model
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
 
 from trainer import engine
@@ -24,6 +24,7 @@ from trainer.checkpoints import (
     write_manifest,
 )
 from trainer.errors import RequestError
+from trainer.lean import Trainer
 
 #: ``--resume_from_checkpoint`` with this: the last one that is complete on all hosts.
 LATEST = "latest"

@@ -108,11 +108,13 @@ def test_help_begins_with_what_users_set() -> None:
 
 
 def test_a_rank_s_start() -> None:
-    """In one process, because its imports take seconds: the group's timeout, and no compiler."""
+    """In one process, because its imports take seconds: the group's timeout, and what is spared."""
     code = (
-        "import sys, torch.distributed as d; from trainer import engine;"
-        "engine.spare_compiler({}); from deepspeed.runtime.zero import stage3;"
+        "import sys, torch.distributed as d, trainer.sft; from trainer import lean;"
+        "lean.spare_compiler({}); from deepspeed.runtime.zero import stage3;"
         "from deepspeed.runtime.zero.muon.original_muon import muon_update;"
+        "from accelerate import data_loader;"
+        "print('datasets', 'datasets' in sys.modules, data_loader.is_datasets_available());"
         "print('compiler', 'torch._inductor.compile_fx' in sys.modules);"
         "from trainer.args import parse_args;"
         f"parse_args({[*GIVEN, '--ddp_timeout', '77']!r});"
@@ -137,6 +139,7 @@ def test_a_rank_s_start() -> None:
     )
     assert "0:01:17" in result.stdout
     assert "compiler False" in result.stdout
+    assert "datasets False False" in result.stdout
 
 
 def test_bf16_on_a_gpu_without_it_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
