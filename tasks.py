@@ -125,7 +125,7 @@ def hosts(out, s):
     out.report(error_report(gathered.errors))
 
 
-@command(*FLEET, *WHEEL, *LOCK)
+@command(*FLEET, *WHEEL, *LOCK, *NODES)
 def parity(out, s):
     """Hold the hosts against the wheel, if one is built, each other and (--locked) the lock."""
     from provision.commands.reach import peers_of, read_wheel_and_lock
@@ -163,19 +163,23 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, "limit", "wait", "partial", "dry_run")
+@command(*FLEET, *WHEEL, *NODES, "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
-    from provision.commands.deploying import apply_planned, gather_deploy
-    from provision.commands.environments import read_spec
-    from provision.deploy.plan import deployed
+    if wants_nodes(s):
+        from provision.commands.slurm_nodes import apply_slurm_deploy
 
-    spec = read_spec(s)
-    with connected_fleet(s) as fleet:
-        first = gather_deploy(out, s, fleet, spec)
-        out.plan(first.plan)
-        done = apply_planned(out, s, fleet, spec, first)
-    out.deployed(deployed(spec, done.plan, done.facts))
+        return apply_slurm_deploy(out, s)
+    from provision.commands.reach import read_choice
+    from provision.commands.unchanged import gather_quickly
+
+    inventory = read_choice(s).inventory
+    spec, done = gather_quickly(out, s, inventory)
+    if not done:
+        from provision.commands.deploying import apply_whole
+
+        done = apply_whole(out, s, spec, inventory)
+    out.deployed(done.did(spec))
 
 
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, "deep")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from provision.defaults import cache_home
 from provision.errors import ConfigError
 from provision.wheel import manifest
 from provision.wheel.manifest import WheelManifest
@@ -67,22 +68,8 @@ class Layout:
 
 
 def cache_dir(environ: Mapping[str, str]) -> Path:
-    """The build cache: ``$XDG_CACHE_HOME`` or ``~/.cache``, then ``zerofleet/build``.
-
-    Source: https://specifications.freedesktop.org/basedir-spec/latest/ (a relative
-    XDG_CACHE_HOME is to be ignored).
-    """
-    base = Path(environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():
-        if not environ.get("HOME"):
-            raise ConfigError(
-                "build cache",
-                found="neither XDG_CACHE_HOME nor HOME set",
-                expected="a folder to keep builds in",
-                remedy="set XDG_CACHE_HOME to an absolute path",
-            )
-        base = Path(environ["HOME"]) / ".cache"
-    return base / "zerofleet" / "build"
+    """The build cache: ``build`` in this user's cache of ours."""
+    return cache_home(environ) / "build"
 
 
 def key_of(facts: Mapping[str, object]) -> str:

@@ -14,9 +14,11 @@ from provision.commands.environments import (
     require_whole,
 )
 from provision.commands.pushing import push_way
+from provision.commands.reach import connected_fleet
+from provision.commands.unchanged import apply_remembered
 from provision.deploy.apply import Deploying, apply_deploy
 from provision.deploy.hold import Hold, apply_hold
-from provision.deploy.plan import plan_deploy
+from provision.deploy.plan import deployed, plan_deploy
 from provision.deploy.spec import EnvSpec
 from provision.deploy.wheelhouse import Wheelhouse
 from provision.errors import ProvisionError
@@ -24,6 +26,7 @@ from provision.findings import Report
 from provision.fleet import Fleet, error_report
 from provision.hosts.facts import HostFacts, gather_facts
 from provision.hosts.parity import compare
+from provision.inventory import Inventory
 from provision.settings import Settings
 from provision.show import Answer
 from provision.steps import Plan
@@ -37,10 +40,24 @@ class Deploy:
     facts: Mapping[str, HostFacts]
     house: Wheelhouse | None = None
 
+    def did(self, spec: EnvSpec) -> dict[str, dict[str, object]]:
+        """What applying the plan did to each host."""
+        return deployed(spec, self.plan, self.facts)
+
     @property
     def before(self) -> dict[str, str | None]:
         """The environment that each host uses so far."""
         return {host: facts.environment.get("lock") for host, facts in self.facts.items()}
+
+
+def apply_whole(out: Answer, s: Settings, spec: EnvSpec, inventory: Inventory) -> Deploy:
+    """Ask the hosts everything, and do what they lack; a dry run ends with the plan."""
+    with connected_fleet(s, inventory) as fleet:
+        first = gather_deploy(out, s, fleet, spec)
+        out.plan(first.plan)
+        done = apply_planned(out, s, fleet, spec, first)
+        apply_remembered(out, s, fleet, spec)
+    return done
 
 
 def gather_deploy(

@@ -5,27 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from provision.build.cache import cache_dir
+from provision.defaults import cache_home
 from provision.deploy.env_lock import LOCK_NAME
-from provision.deploy.existing import (
-    EXISTING,
-    compare_existing,
-    gather_existing,
-    pythons_of,
-    with_existing,
-)
-from provision.deploy.fetch import apply_fetch
 from provision.deploy.plan import has_environment, plan_deploy
-from provision.deploy.platform import oldest
-from provision.deploy.resolve import read_given
 from provision.deploy.spec import EnvSpec, make_existing_spec, read_env_spec
-from provision.deploy.verdict import Needs, compare_deploy
-from provision.deploy.wheelhouse import Wheelhouse, read_wheelhouse
 from provision.errors import ConfigError, ProvisionError
 from provision.findings import Report
-from provision.fleet import Fleet, error_report
-from provision.hosts.facts import HostFacts
 from provision.inventory import read_inventory
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
@@ -33,14 +20,20 @@ from provision.steps import Put
 from provision.wheel.extra import read_extras
 from provision.wheel.manifest import WheelManifest, read_wheel
 
-WHEELHOUSE, INDEX = "wheelhouse", "index"
+# Where no host lacks anything, none of what brings it is needed.
+if TYPE_CHECKING:
+    from provision.deploy.wheelhouse import Wheelhouse
+    from provision.fleet import Fleet
+    from provision.hosts.facts import HostFacts
+
+WHEELHOUSE, INDEX, EXISTING = "wheelhouse", "index", "existing"
 #: The tested set of packages, made from locks/train.in.
 SHIPPED_LOCK = CHECKOUT / "locks" / "train.lock"
 
 
 def wheelhouse_dir() -> Path:
     """Where wheels for hosts are kept: beside the build cache."""
-    return cache_dir(os.environ).parent / "wheelhouse"
+    return cache_home(os.environ) / "wheelhouse"
 
 
 def own_lock(s: Settings) -> Path:
@@ -69,6 +62,8 @@ def read_spec(s: Settings, manifest: WheelManifest | None = None) -> EnvSpec:
     manifest = manifest or read_wheel(s.wheels, s.wheel)
     if s.env_source != EXISTING:
         return read_env_spec(read_lock_path(s), s.wheels, manifest)
+    from provision.deploy.existing import pythons_of
+
     over = pythons_of(read_inventory(s.hosts), s.env_python).values()
     return make_existing_spec(manifest, s.wheels / manifest.wheel, read_extras(s.wheels), over)
 
@@ -81,6 +76,15 @@ def gather_own(
     """
     if not spec.over or not facts:
         return facts, Report()
+    from provision.deploy.existing import (
+        compare_existing,
+        gather_existing,
+        pythons_of,
+        with_existing,
+    )
+    from provision.deploy.resolve import read_given
+    from provision.fleet import error_report
+
     pythons = pythons_of(fleet.inventory, s.env_python)
     answers = gather_existing(fleet, pythons, tuple(facts), out.say)
     looks = {host: a for host, a in answers.items() if not isinstance(a, ProvisionError)}
@@ -95,12 +99,17 @@ def read_house(s: Settings, spec: EnvSpec, hosts: Mapping[str, HostFacts]) -> Wh
     lacking = {host: facts for host, facts in hosts.items() if not has_environment(spec, facts)}
     if s.env_source == INDEX or not lacking:
         return None
+    from provision.deploy.platform import oldest
+    from provision.deploy.wheelhouse import read_wheelhouse
+
     platform = oldest(lacking, spec.manifest.python_tag)
     return read_wheelhouse(wheelhouse_dir(), spec.requirements, platform)
 
 
 def read_verdict(spec: EnvSpec, hosts: Mapping[str, HostFacts], house: Wheelhouse | None) -> Report:
     """Whether the hosts that lack the environment can take it."""
+    from provision.deploy.verdict import Needs, compare_deploy
+
     lacking = {host: facts for host, facts in hosts.items() if not has_environment(spec, facts)}
     needs = None
     if house is not None and lacking:
@@ -118,6 +127,8 @@ def read_verdict(spec: EnvSpec, hosts: Mapping[str, HostFacts], house: Wheelhous
 def apply_house(out: Answer, house: Wheelhouse | None) -> None:
     """Have here what hosts are to get."""
     if house is not None:
+        from provision.deploy.fetch import apply_fetch
+
         apply_fetch(wheelhouse_dir(), house, out.say)
 
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
 from provision.errors import ProvisionError
-from provision.fleet import Fleet
-from provision.session import Remote, Say
+
+# Facts that are known already are values like any other: no connection is needed for them.
+if TYPE_CHECKING:
+    from provision.fleet import Fleet
+    from provision.session import Remote, Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,10 +126,14 @@ def parse_version(text: object) -> Version | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """Facts of the hosts that answered, in host order, and the errors of those that did not."""
+    """Facts of the hosts that answered, in host order, and the errors of those that did not.
+
+    ``marks``: what each host said to another command just before, where one was given.
+    """
 
     facts: Mapping[str, HostFacts]
     errors: Mapping[str, ProvisionError]
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 def clock_offset(sent: float, answer: Mapping[str, Any], received: float) -> Fact:
@@ -144,16 +151,23 @@ def clock_offset(sent: float, answer: Mapping[str, Any], received: float) -> Fac
 
 
 def gather_facts(
-    fleet: Fleet, peers: Sequence[str] = (), paths: Sequence[str] = (), say: Say | None = None
+    fleet: Fleet,
+    peers: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    say: Say | None = None,
+    mark: Sequence[str] = (),
 ) -> Gathered:
     """Probe every host, one round trip each.
 
     ``peers``: names or addresses to look up, and routes to them; ``paths``: paths on the hosts
-    whose file systems are read beside the usual ones.
+    whose file systems are read beside the usual ones; ``mark``: argv that is run first (mark.py).
     """
+    marks: dict[str, str] = {}
     asked = json.dumps({"peers": list(peers), "paths": list(paths)})
 
     def probe(remote: Remote) -> HostFacts:
+        if mark:
+            marks[remote.label] = remote.run(mark, timeout=fleet.options.answer_timeout)[1]
         sent = time.time()
         answer = remote.ask("probe", [asked], timeout=fleet.options.answer_timeout)
         offset = clock_offset(sent, answer, time.time())
@@ -164,4 +178,5 @@ def gather_facts(
     return Gathered(
         facts={host: a for host, a in answers.items() if isinstance(a, HostFacts)},
         errors={host: a for host, a in answers.items() if isinstance(a, ProvisionError)},
+        marks=marks,
     )
