@@ -125,7 +125,7 @@ def hosts(out, s):
     out.report(error_report(gathered.errors))
 
 
-@command(*FLEET, *WHEEL, *LOCK, *NODES)
+@command(*FLEET, *WHEEL, *LOCK)
 def parity(out, s):
     """Hold the hosts against the wheel, if one is built, each other and (--locked) the lock."""
     from provision.commands.reach import peers_of, read_wheel_and_lock
@@ -163,13 +163,9 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, *NODES, "limit", "wait", "partial", "dry_run")
+@command(*FLEET, *WHEEL, "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
-    if wants_nodes(s):
-        from provision.commands.slurm_nodes import apply_slurm_deploy
-
-        return apply_slurm_deploy(out, s)
     from provision.commands.reach import read_choice
     from provision.commands.unchanged import gather_quickly
 
