@@ -100,6 +100,23 @@ def tree(args: list[str]) -> dict[str, object]:
     return {"path": target}
 
 
+def relink(there: str, sha256: str) -> None:
+    """Have the store's folders that hold a file link to the one that is there now, each at once."""
+    store = os.path.dirname(os.path.dirname(there))
+    for digest_folder in [os.path.join(store, name) for name in os.listdir(store)]:
+        manifest = os.path.join(digest_folder, "manifest")
+        if not os.path.isfile(manifest):
+            continue
+        with open(manifest, encoding="utf-8") as lines:
+            listed = [line.rstrip("\n").partition("  ") for line in lines]
+        paths = [path for found, _, path in listed if found == sha256]
+        for name in os.listdir(digest_folder):
+            for link in [os.path.join(digest_folder, name, path) for path in paths]:
+                if os.path.isfile(link) and not os.path.samefile(link, there):
+                    os.link(there, link + ".partial")
+                    os.replace(link + ".partial", link)
+
+
 if __name__ == "__main__":
     answer = {"folders": folders, "files": files, "look": look, "tree": tree}[sys.argv[1]](
         sys.argv[2:]

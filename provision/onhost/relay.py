@@ -11,8 +11,12 @@ between sentinels:
                         each file's source: a peer, or "" for the controller. Answers follow:
                         {"event": "want"}: the controller is to send these files, as ``bytes``
                         {"event": "lost"}: that peer can't be reached; the controller is asked next
+                        {"event": "rotten"}: likewise for one file, which rotted on that peer's disk
                         {"event": "failed"}: nothing more comes of it, and why
                         {"event": "done"}: all files are in place
+    {"do": "mend", "files"}
+                        of files that a peer was not given: those that hash wrong are removed, and
+                        fetched from the controller; answers follow as to "fetch"
     {"do": "bytes", "file", "chunk", "size"}, then so many raw bytes
     {"do": "ping"}, {"do": "end"}
 
@@ -46,7 +50,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Iterator
 
 from provision.onhost.converse import live, reply, say, tell
-from provision.onhost.place import absolute, make_folder
+from provision.onhost.place import absolute, digest, make_folder, relink
 
 #: A peer that waits for a chunk itself says so; one that says nothing for so long is gone.
 WAITING_SECONDS, SILENT_SECONDS, DIAL_SECONDS = 2.0, 15.0, 4.0
@@ -54,13 +58,17 @@ WAITING_SECONDS, SILENT_SECONDS, DIAL_SECONDS = 2.0, 15.0, 4.0
 #: before hold.py gives the host's lock to the next one, who would find its files being written.
 CONTROLLER_SECONDS = 34.0
 SEATS, STRANGERS_NAMED = 64, 5
-#: file, chunk, bytes that follow; WAIT is no file.
+#: file, chunk, bytes that follow; WAIT and ROTTEN are no files.
 FRAME = struct.Struct("!III")
-WAIT = 0xFFFFFFFF
+WAIT, ROTTEN = 0xFFFFFFFF, 0xFFFFFFFE
 
 
 class Lost(Exception):
     """A peer can't be reached, or is gone."""
+
+
+class Rotten(Exception):
+    """A peer has a file, but not its bytes any more."""
 
 
 class Failed(Exception):
@@ -93,6 +101,8 @@ class File:
         self.have = 0
         self.wanted: bool = asked["wanted"]  # else it is served if it is there
         self.complete = os.path.exists(self.target)
+        self.proved = not self.complete  # what came in this push was hashed on its way to the disk
+        self.mended = False
         if self.complete:
             self.have = len(self.hashes)
         elif self.wanted:
@@ -127,6 +137,21 @@ class File:
         if self.seen[1] > self.held:
             lost = self.seen[1] - self.held
             say("%s: %s of its bytes from before hash wrong, and come again" % (self.name, lost))
+
+    def rotten(self, chunk: int, data: bytes) -> bool:
+        """Whether bytes of a file that was here before this push are not the file's any more."""
+        return not self.proved and not self.right(chunk, data)
+
+    def mend(self) -> None:
+        """Remove a file that rotted on this disk, so that it comes again."""
+        if digest(self.target) == self.sha256:
+            return
+        with self.grown:
+            os.remove(self.target)
+            self.complete, self.proved, self.have = False, True, 0
+        self.wanted = self.mended = True
+        self.whole = hashlib.sha256()
+        say("%s had rotted on this disk: removed, and sent again" % self.name)
 
     def open(self) -> BinaryIO:
         """The file as it is so far, to be read: the name changes once, while others read it."""
@@ -174,6 +199,8 @@ class File:
         with self.grown:
             os.replace(self.partial, self.target)
             self.complete = True
+        if self.mended:
+            relink(self.target, self.sha256)
         folder = os.open(os.path.dirname(self.target), os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -375,6 +402,9 @@ class Server:
                 while not file.wait(chunk):
                     peer.sendall(FRAME.pack(WAIT, 0, 0))
                 data = stream.read(file.length(chunk))
+                if file.rotten(chunk, data):
+                    peer.sendall(FRAME.pack(ROTTEN, number, 0))
+                    return
                 self.pace.take(len(data))
                 peer.sendall(FRAME.pack(number, chunk, len(data)) + data)
 
@@ -432,6 +462,10 @@ class Relay:
                 except Lost as lost:
                     reply({"event": "lost", "peer": source, "why": str(lost)})
                     sources = ["" if each == source else each for each in sources]
+                except Rotten:
+                    number = next(n for n in streak if not self.files[n].complete)
+                    reply({"event": "rotten", "peer": source, "file": number})
+                    sources[number] = ""
                 todo = [number for number in todo if not self.files[number].complete]
             reply({"event": "done", "bytes": self.fetched})
         except Failed as failed:
@@ -441,6 +475,16 @@ class Relay:
         except Exception as error:  # noqa: BLE001 - the controller waits for a word
             parts = ("relay.py", repr(error), "no such error", "report it, with this line")
             reply(dict(Failed(*parts).parts, event="failed"))
+
+    def mend(self, numbers: list[int]) -> None:
+        """Files that others were not given, from the controller: the body of a thread."""
+        try:
+            for number in numbers:
+                self.files[number].mend()
+        except OSError as error:
+            reply(dict(failure(error).parts, event="failed"))
+            return
+        self.fetch([""] * len(self.files), {})
 
     def _streak(self, numbers: list[int], source: str, peers: dict[str, Any]) -> None:
         """Files that follow one another from one source."""
@@ -474,6 +518,8 @@ class Relay:
                 link.sendall(struct.pack("!I", len(text)) + text)
                 while True:
                     number, chunk, size = FRAME.unpack(receive(link, FRAME.size))
+                    if number == ROTTEN:
+                        raise Rotten
                     if number != WAIT:
                         # No chunk is longer; a peer that says so would only fill our memory.
                         if size > self.files[number].chunk:
@@ -513,11 +559,7 @@ def wrong_bytes(file: File, chunk: int, source: str) -> Failed:
     found = "chunk %d of %s hashes wrong" % (chunk, file.name)
     if not source:
         return Failed(what, found, "the file's", "did it change meanwhile? run the command again")
-    remedy = "check disk and memory of %s; if %s is complete there, remove it: rm -r %s" % (
-        source,
-        file.name,
-        os.path.join("~/.zerofleet/store", file.sha256),
-    )
+    remedy = "check disk and memory of %s, then run the command again" % source
     return Failed(what, found, "what it was sent as", remedy)
 
 
@@ -543,6 +585,8 @@ def converse(relay: Relay) -> None:
         elif order["do"] == "fetch":
             args = (order["from"], order["peers"])
             threading.Thread(target=relay.fetch, args=args, daemon=True).start()
+        elif order["do"] == "mend":
+            threading.Thread(target=relay.mend, args=(order["files"],), daemon=True).start()
         elif order["do"] == "bytes":
             data = relay.take(stdin, order["size"])
             if len(data) < order["size"]:
