@@ -23,6 +23,7 @@ from provision.session import Remote, Say
 from provision.steps import Phase, Plan
 
 T = TypeVar("T")
+ApplyPhase = Callable[[Remote, Phase, Say], None]
 
 #: Seconds between two lines that say who is awaited.
 SAY_EVERY = 4.0
@@ -82,23 +83,25 @@ class Fleet:
 
         return self.fan_out(call, tuple(args) if isinstance(args, dict) else ())
 
-    def apply(self, plan: Plan, say: Say) -> None:
-        """Carry out a plan, phase by phase; within a phase, hosts side by side.
+    def apply(self, plan: Plan, say: Say, by: ApplyPhase = Remote.apply) -> None:
+        """Carry out a plan, phase by phase; within a phase, hosts side by side, each ``by`` that.
 
         Raises the first host's error (in host order) after all hosts of that phase came to an
         end; later phases are then not begun.
         """
         for phase in plan.phases:
-            errors = list(self.apply_phase(phase, say).values())
+            errors = list(self.apply_phase(phase, say, by).values())
             for error in errors[1:]:
                 say(str(error))
             if errors:
                 raise errors[0]
 
-    def apply_phase(self, phase: Phase, say: Say) -> dict[str, ProvisionError]:
+    def apply_phase(
+        self, phase: Phase, say: Say, by: ApplyPhase = Remote.apply
+    ) -> dict[str, ProvisionError]:
         """Carry out one phase, hosts side by side: the errors of those where it failed."""
         say(f"{phase.name}: {', '.join(phase.hosts)}")
-        outcomes = self.fan_out(lambda remote: remote.apply(phase, say), phase.hosts)
+        outcomes = self.fan_out(lambda remote: by(remote, phase, say), phase.hosts)
         return {host: e for host, e in outcomes.items() if isinstance(e, ProvisionError)}
 
     @cached_property

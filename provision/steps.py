@@ -8,16 +8,21 @@ every host.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Run a command on a host. ``title`` is what a person reads in place of a long argv."""
+    """Run a command on a host. ``title`` is what a person reads in place of a long argv.
+
+    ``order``: the same, as it is told to a script that is already there (onhost/standby.py).
+    """
 
     argv: tuple[str, ...]
     title: str = ""
+    order: Mapping[str, object] | None = field(default=None, hash=False)
 
     def __str__(self) -> str:
         return self.title or shlex.join(self.argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from provision.commands.environments import read_spec
@@ -18,11 +19,14 @@ from provision.launch.plan import plan_launch
 from provision.launch.prepare import (
     Program,
     clock_offsets,
+    env_python,
     make_run_spec,
     read_new_run_id,
     read_program,
 )
 from provision.launch.resume import gather_checkpoints, plan_resume
+from provision.launch.spec import LAUNCHERS
+from provision.launch.standby import Standby, apply_standby
 from provision.script import script_argv
 from provision.settings import CHECKOUT, Settings
 from provision.show import Answer
@@ -82,20 +86,31 @@ def gather_again(
     return resume.settings, replace(program, recipe=resume.recipe)
 
 
+def _standing_by(
+    out: Answer, s: Settings, fleet: Fleet, env: EnvSpec
+) -> AbstractContextManager[Standby]:
+    """The hosts, standing by to start; torchrun, where it is the launcher, is imported ahead."""
+    if out.dry_run or s.print_commands:
+        return nullcontext(Standby())
+    return apply_standby(fleet, env_python(env.name) if s.launcher == LAUNCHERS[0] else "")
+
+
 def _apply_one(
     out: Answer, s: Settings, fleet: Fleet, env: EnvSpec, program: Program
 ) -> RunResult | None:
     """One run; None if it was detached from."""
-    ready = gather_readiness(out, s, fleet, env, program.recipe)
-    (out.report if s.print_commands else out.require)(ready.report)
-    spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(program), program)
-    launch = plan_launch(spec, program.code, script_argv)
-    out.launch(launch, printed=s.print_commands)
-    if s.detach:
-        apply_start(fleet, launch, out.say)
-        out.add(run=launch.run, state="running", run_dirs=launch.run_dirs)
-        out.text(f"{launch.run} runs: invoke attach {launch.run}, invoke stop {launch.run}")
-        return None
-    result = apply_launch(fleet, launch, s.runs, out.say, clock_offsets(ready.facts))
-    read_ended(out, ready, result)
-    return result
+    with _standing_by(out, s, fleet, env) as standby:
+        ready = gather_readiness(out, s, fleet, env, program.recipe)
+        (out.report if s.print_commands else out.require)(ready.report)
+        spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(program), program)
+        launch = plan_launch(spec, program.code, script_argv)
+        out.launch(launch, printed=s.print_commands)
+        if s.detach:
+            apply_start(fleet, launch, standby, out.say)
+            out.add(run=launch.run, state="running", run_dirs=launch.run_dirs)
+            out.text(f"{launch.run} runs: invoke attach {launch.run}, invoke stop {launch.run}")
+            return None
+        offsets = clock_offsets(ready.facts)
+        result = apply_launch(fleet, launch, standby, s.runs, out.say, offsets)
+        read_ended(out, ready, result)
+        return result

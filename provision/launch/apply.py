@@ -21,6 +21,7 @@ from provision.launch.collect import apply_collect
 from provision.launch.failure import RunOutcome, parse_outcome
 from provision.launch.plan import LaunchPlan
 from provision.launch.progress import SILENCE, Turn, Watch, advance, begin_watch, stop_all
+from provision.launch.standby import Standby
 from provision.script import script_argv
 from provision.session import Remote, Say
 
@@ -78,14 +79,19 @@ class RunResult:
 
 
 def apply_launch(
-    fleet: Fleet, launch: LaunchPlan, runs: Path, say: Say, clock_offsets: Mapping[str, float]
+    fleet: Fleet,
+    launch: LaunchPlan,
+    standby: Standby,
+    runs: Path,
+    say: Say,
+    clock_offsets: Mapping[str, float],
 ) -> RunResult:
     """Carry out the plan, watch until every node has ended, and collect below ``runs``.
 
     Raises the error of a host where the run could not be started, after it was stopped on all
     others.
     """
-    apply_start(fleet, launch, say)
+    apply_start(fleet, launch, standby, say)
     watch, interrupted = apply_watch(fleet, launch.run_dirs, say)
     outcome = parse_outcome(
         launch.run,
@@ -100,10 +106,10 @@ def apply_launch(
     )
 
 
-def apply_start(fleet: Fleet, launch: LaunchPlan, say: Say) -> None:
+def apply_start(fleet: Fleet, launch: LaunchPlan, standby: Standby, say: Say) -> None:
     """Start the run everywhere, or nowhere: the first host's error after it was stopped again."""
     try:
-        fleet.apply(launch.plan, say)
+        fleet.apply(launch.plan, say, standby.apply)
     except BaseException:
         say("the run could not be started everywhere: stopping it where it was")
         apply_stop(fleet, launch.run_dirs, tuple(launch.run_dirs))

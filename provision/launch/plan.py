@@ -135,6 +135,12 @@ def _folder(spec: RunSpec, node: NodeLaunch, code: Code, script_argv: ScriptArgv
     unpack = Run(
         argv=script_argv("unpack", [archive, code.sha256, f"{node.run_dir}/code"]),
         title=f"unpack {archive} to {node.run_dir}/code",
+        order={
+            "do": "unpack",
+            "archive": archive,
+            "sha256": code.sha256,
+            "folder": f"{node.run_dir}/code",
+        },
     )
     why = "the run's own copy: later runs can't change it"
     return [*steps, Step(host=node.host, do=unpack, why=why)]
@@ -177,6 +183,7 @@ def plan_launch(spec: RunSpec, code: Code, script_argv: ScriptArgv) -> LaunchPla
             do=Run(
                 argv=script_argv("supervise", ["start", node.run_dir]),
                 title=f"supervise start {node.run_dir}",
+                order={"do": "start", "run_dir": node.run_dir},
             ),
             why=f"node_rank {node.node_rank}: {node.nproc_per_node} of the run's ranks, "
             f"supervised there, whatever becomes of this connection{_beats(spec, node.node_rank)}",

@@ -114,6 +114,11 @@ def read_flags(settings: Settings) -> dict[str, Any]:
     return parse_flags(read_recipe(settings.recipe), f"recipe {settings.recipe}")
 
 
+def env_python(name: str) -> str:
+    """The Python of an environment on the hosts, below HOME."""
+    return f".zerofleet/envs/{name}/bin/python"
+
+
 def clock_offsets(facts: Mapping[str, HostFacts]) -> dict[str, float]:
     """Seconds each host's clock is ahead of this one; hosts whose clock isn't known are left out.
 
@@ -216,7 +221,7 @@ def make_run_spec(
         "master_port": wanted.master_port,
         "output": settings.output,
         # The environment itself rather than ``current``: a later deploy can't change a run.
-        "python": f"~/.zerofleet/envs/{wanted.lock}/bin/python",
+        "python": f"~/{env_python(wanted.lock)}",
         "accelerator": wanted.accelerator,
         "launcher": settings.launcher,
         "environ": program.environ,

@@ -33,6 +33,7 @@ import time
 import traceback
 from typing import Any, Callable
 
+from provision.onhost.ahead import Ahead, bound_to
 from provision.onhost.ending import node_exit, own_failure, read_oom_kills
 from provision.onhost.folder import (
     read_jit_compiled,
@@ -45,7 +46,6 @@ from provision.onhost.heartbeat import LOST_AFTER, Circle, Heartbeat, HeartbeatE
 from provision.onhost.kernel import read_evidence
 from provision.onhost.processes import (
     PR_SET_CHILD_SUBREAPER,
-    PR_SET_PDEATHSIG,
     StopWatch,
     end_children,
     is_alive,
@@ -124,26 +124,30 @@ def node_environ(run_dir: str, plan: dict[str, Any]) -> dict[str, str]:
     return {**environ, **plan["environ"], **take_secrets(run_dir)}
 
 
-def spawn_torchrun(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """Start torchrun in its own session; it gets SIGTERM should this process die."""
-    supervisor = os.getpid()
+def spawn_torchrun(
+    run_dir: str, plan: dict[str, Any], ahead: Ahead | None = None
+) -> subprocess.Popen[bytes]:
+    """Start torchrun in its own session; it gets SIGTERM should this process die.
 
-    def bind() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != supervisor:
-            os._exit(1)
-
+    ``ahead``: one that was started before, to be used if it would be the same.
+    """
+    supervisor, environ = os.getpid(), node_environ(run_dir, plan)
+    if ahead and ahead.fits(plan["argv"], environ):
+        ahead.go(plan, environ, run_dir)
+        return ahead.process
+    if ahead:
+        ahead.end()
     log = os.open(os.path.join(run_dir, "node.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         return subprocess.Popen(
             plan["argv"],
             cwd=os.path.join(run_dir, "code"),
-            env=node_environ(run_dir, plan),
+            env=environ,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=bind,  # noqa: PLW1509 (one thread only)
+            preexec_fn=lambda: bound_to(supervisor),  # noqa: PLW1509 (one thread only)
         )
     finally:
         os.close(log)
@@ -174,7 +178,9 @@ def read_taken(plan: dict[str, Any]) -> str:
     return ""
 
 
-def begin(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes] | str:
+def begin(
+    run_dir: str, plan: dict[str, Any], ahead: Ahead | None = None
+) -> subprocess.Popen[bytes] | str:
     """Start torchrun and write the record; why not, also in node.log, when it can't be started."""
     record = {
         "run": plan["run"],
@@ -189,7 +195,7 @@ def begin(run_dir: str, plan: dict[str, Any]) -> subprocess.Popen[bytes] | str:
     problem = read_taken(plan)
     if not problem:
         try:
-            torchrun = spawn_torchrun(run_dir, plan)
+            torchrun = spawn_torchrun(run_dir, plan, ahead)
         except (OSError, subprocess.SubprocessError) as error:
             problem = "torchrun: %s: %s" % (type(error).__name__, error)
     if problem:
@@ -330,10 +336,13 @@ class Node:
         return ended
 
 
-def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
+def supervise(
+    run_dir: str, begun: Callable[[], None], ahead: Ahead | None = None
+) -> dict[str, Any]:
     """One node of a run from start to end: its exit.json.
 
-    ``begun()`` is called once torchrun has a pid, or exit.json says why it has none.
+    ``begun()`` is called once torchrun has a pid, or exit.json says why it has none. ``ahead``: a
+    torchrun of this process that waits.
     """
     plan = take_plan(run_dir)
     node = Node(run_dir, plan)
@@ -343,7 +352,7 @@ def supervise(run_dir: str, begun: Callable[[], None]) -> dict[str, Any]:
     torchrun: subprocess.Popen[bytes] | str
     try:
         node.heartbeat = Heartbeat(plan, node.limits)
-        torchrun = begin(run_dir, plan)
+        torchrun = begin(run_dir, plan, ahead)
     except HeartbeatError as error:
         torchrun = str(error)
     node.end["torchrun_ended_at"] = time.time()
@@ -413,12 +422,8 @@ def refuse(run_dir: str) -> int:
     return 1
 
 
-def daemonise(log: int, tell: int) -> bool:
-    """Leave the SSH session for good; False in the process that stays behind.
-
-    The daemon keeps the log as its output and ``tell``, and nothing else that was open: a pipe
-    kept by accident would keep the SSH command from ending.
-    """
+def leave_session() -> bool:
+    """Go on outside of the SSH session; False in the process that stays behind."""
     if os.fork():
         return False
     os.setsid()
@@ -426,13 +431,35 @@ def daemonise(log: int, tell: int) -> bool:
         os._exit(0)
     os.setpgid(0, 0)  # a group of its own: a signal to it reaches nothing else
     os.chdir("/")
+    return True
+
+
+def turn_to(log: int) -> None:
+    """From now on there is the log to write to, and nothing to read."""
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
+    os.close(null)
+
+
+def close_others(*kept: int) -> None:
+    """Close every file but these."""
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != tell:
+        if int(name) not in kept:
             with contextlib.suppress(OSError):  # the listing's own, closed by now
                 os.close(int(name))
+
+
+def daemonise(log: int, tell: int) -> bool:
+    """Leave the SSH session for good; False in the process that stays behind.
+
+    The daemon keeps the log as its output and ``tell``, and nothing else that was open: a pipe
+    kept by accident would keep the SSH command from ending.
+    """
+    if not leave_session():
+        return False
+    turn_to(log)
+    close_others(0, 1, 2, tell)
     return True
 
 
@@ -460,15 +487,20 @@ def start(run_dir: str) -> int:
         supervise_detached(run_dir, tell)
     os.close(tell)
     os.read(answer, 1)  # returns when the daemon closes its end, or dies
-    now = node_state(run_dir)
-    started = bool(now["record"] and now["record"]["torchrun"])
-    if not started and now["exit"]:
-        now["error"] = now["exit"]["first_failure"]["reason"]
-    elif not started:
-        log_lines = read_lines(os.path.join(run_dir, "supervisor.log"))
-        now["error"] = log_lines[-1] if log_lines else "the supervisor died without a word"
+    now = started_state(run_dir)
     say(now)
-    return 0 if started else 1
+    return 1 if "error" in now else 0
+
+
+def started_state(run_dir: str) -> dict[str, Any]:
+    """The state of a run that was to be started, with ``error`` if it was not."""
+    now = node_state(run_dir)
+    if now["record"] and now["record"]["torchrun"]:
+        return now
+    if now["exit"]:
+        return {**now, "error": now["exit"]["first_failure"]["reason"]}
+    said = read_lines(os.path.join(run_dir, "supervisor.log"))
+    return {**now, "error": said[-1] if said else "the supervisor died without a word"}
 
 
 def run(run_dir: str) -> int:

@@ -32,6 +32,8 @@ HOME = os.environ.get("ZEROFLEET_TEST_HOME", "")
 ALL = os.environ.get("ZEROFLEET_CHAOS") == "all"
 PORT = 29640
 START_SECONDS = 120.0
+#: In the command line of a torchrun that was imported ahead (provision/onhost/ahead.py).
+AHEAD = "torchrun before its run"
 
 
 #: What runs without ZEROFLEET_CHAOS=all: a case of each kind, for CI's minutes.
@@ -44,6 +46,7 @@ THIN = {
     "test_a_port_taken_after_preflight_is_named",
     "test_a_stop_on_one_host_stops_all[4]",
     "test_by_hand_a_node_rank_given_twice_is_named_on_every_node",
+    "test_nothing_stands_by_without_its_controller[SIGKILL]",
 }
 
 
@@ -172,9 +175,10 @@ class Chaos:
         return [pid for pid, c in commands if c.endswith(" rank.py") and torchrun not in c]
 
     def left(self, number: int) -> dict[int, str]:
-        """torchrun and ranks that are on a host, whoever is their parent."""
+        """torchrun and ranks that are on a host, whoever is their parent; torchrun ahead, too."""
         commands = self.host(number).commands().items()
-        return {pid: command for pid, command in commands if "rank.py" in command}
+        ours = ("rank.py", AHEAD)
+        return {pid: command for pid, command in commands if any(word in command for word in ours)}
 
     def until_gone(self, numbers: Sequence[int], within: float) -> float:
         """Seconds until nothing of the run is left on these hosts; no more than ``within``."""

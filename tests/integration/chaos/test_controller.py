@@ -13,7 +13,7 @@ import pytest
 
 from provision.launch.failure import RunOutcome
 from provision.launch.nodes import RUNS
-from tests.integration.chaos.conftest import Chaos
+from tests.integration.chaos.conftest import AHEAD, Chaos
 from tests.integration.chaos.test_chaos import BOUND, EVERYBODY
 from tests.integration.cluster.cluster import CONTROLLER
 from tests.integration.faults.conftest import Hosts, Said, read_said
@@ -189,3 +189,28 @@ def test_ctrl_c_during_start(desk: Hosts, chaos: Chaos, figure: Figure, after: f
     assert train.returncode == 130, err[-3000:]
     assert "\nTraceback" not in err  # the ranks have theirs, behind their names
     figure(took, err.splitlines()[-1])
+
+
+def records(chaos: Chaos) -> set[str]:
+    """The runs that a supervisor has begun, on any host."""
+    found = (chaos.host(n).path(f"~/{RUNS}").glob("*/record.json") for n in EVERYBODY)
+    return {path.parent.name for paths in found for path in paths}
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL], ids=lambda by: by.name)
+def test_nothing_stands_by_without_its_controller(
+    desk: Hosts, chaos: Chaos, figure: Figure, by: signal.Signals
+) -> None:
+    """It ends while hosts are checked, and torchrun is imported there in the meantime."""
+    before = records(chaos)
+    train = desk.start(*TRAIN)
+    deadline = time.monotonic() + WITHIN
+    while not all(any(AHEAD in c for c in chaos.left(n).values()) for n in EVERYBODY):
+        assert train.poll() is None, train.communicate()[1][-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    train.send_signal(by)
+    took = chaos.until_gone(EVERYBODY, BOUND)
+    train.communicate(timeout=WITHIN)
+    assert records(chaos) == before
+    figure(took, "no run was begun, and nothing stands by")
