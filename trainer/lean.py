@@ -52,7 +52,10 @@ def spare_compiler(config: dict[str, Any]) -> None:
 def spare_collector() -> None:
     """Have Python's garbage collector pass over all that is loaded by now: it stays anyway.
 
-    accelerate asks for a whole collection when training begins, and each looks through the 400,000
-    objects of these libraries: half a second (https://docs.python.org/3/library/gc.html#gc.freeze).
+    Each whole collection looks through the 400,000 objects of these libraries. While they load,
+    that is a second of CPU (a rank's program therefore begins with ``gc.disable``); another half
+    when training begins, for which accelerate asks for one
+    (https://docs.python.org/3/library/gc.html#gc.freeze).
     """
     gc.freeze()
+    gc.enable()

@@ -10,6 +10,11 @@ the loss of the preferred conversation (prompt and answer) and beta times that o
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # while libraries load: lean.spare_collector turns it on
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -10,6 +10,11 @@ tokens that the model puts first) and perplexity.
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # while libraries load: lean.spare_collector turns it on
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

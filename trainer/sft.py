@@ -8,6 +8,11 @@ Flags: trainer/args.py, those below, and every one of transformers' TrainingArgu
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # while libraries load: lean.spare_collector turns it on
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

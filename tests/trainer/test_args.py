@@ -114,6 +114,8 @@ def test_a_rank_s_start() -> None:
         "lean.spare_compiler({}); from deepspeed.runtime.zero import stage3;"
         "from deepspeed.runtime.zero.muon.original_muon import muon_update;"
         "from accelerate import data_loader;"
+        "import gc; gc.disable(); lean.spare_collector();"
+        "print('collector', gc.isenabled(), gc.get_freeze_count() > 100_000);"
         "print('datasets', 'datasets' in sys.modules, data_loader.is_datasets_available());"
         "print('compiler', 'torch._inductor.compile_fx' in sys.modules);"
         "from trainer.args import parse_args;"
@@ -140,6 +142,7 @@ def test_a_rank_s_start() -> None:
     assert "0:01:17" in result.stdout
     assert "compiler False" in result.stdout
     assert "datasets False False" in result.stdout
+    assert "collector True True" in result.stdout
 
 
 def test_bf16_on_a_gpu_without_it_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
