@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -220,7 +221,7 @@ def make_data(folder: Path, tokenizer: Any) -> None:
 def run(
     cases: list[Case], folder: Path, train: Train = run_ranks
 ) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Every case with its figures, as each is done."""
+    """Every case with its figures, as each is done. The folders of those that failed stay."""
     from trainer import tiny
 
     model = folder / "model"
@@ -232,20 +233,25 @@ def run(
     for number, case in enumerate(cases):
         place = folder / f"{number:03d}"
         found = measure(case, model, place, curves, train)
-        yield case, {**found, "wrong": failed(case, found)}
+        wrong = failed(case, found)
+        if not wrong:
+            shutil.rmtree(place)
+        yield case, {**found, "wrong": wrong}
 
 
 def main() -> None:
-    """Print the table; exit 1 when a case is wrong."""
+    """Print the table, and how many of its cases hold; exit 1 when one does not."""
     parser = argparse.ArgumentParser(prog="python -m bench.matrix")
     parser.add_argument("--thin", action="store_true", help="few cases: what the tests run")
     parser.add_argument("--only", default="", help="words that a case's name must have")
-    parser.add_argument("--json", action="store_true", help="one JSON object a case")
-    parser.add_argument("--folder", help="keep everything here (default: a folder that is removed)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a case, and an end")
+    parser.add_argument("--folder", help="keep failed cases here (default: nothing is kept)")
     args = parser.parse_args()
     words = [word for word in args.only.split(",") if word]
     cases = [case for case in all_cases() if set(words) <= set(case.name.split(","))]
     cases = thin(cases) if args.thin else cases
+    if not cases:
+        sys.exit(f"--only {args.only}: no case has all of these words")
     load_all(set(OBJECTIVES))
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -257,6 +263,9 @@ def main() -> None:
             figures = (f"{key} {found.get(key, float('nan')):8.1e}" for key in TOLERANCE["fp32"])
             verdict = "; ".join(found["wrong"]) or "ok"
             print(f"{case.name:40} {'  '.join(figures)}  {verdict}", flush=True)
+    hold = len(cases) - wrong
+    end = {"cases": len(cases), "hold": hold}
+    print(json.dumps(end) if args.json else f"{hold} of {len(cases)} hold", flush=True)
     sys.exit(1 if wrong else 0)
 
 
