@@ -116,6 +116,7 @@ class Settings:
     keep_last: int
     pushed: bool
     with_runs: bool
+    check: bool
     run: str | None
     follow: bool
     rank: int | None

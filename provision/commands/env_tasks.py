@@ -33,19 +33,26 @@ def lock_env(out: Answer, s: Settings) -> None:
     apply_lock_env(out, s)
 
 
-@command(*FLEET)
+@command(*FLEET, "check")
 def envs(out: Answer, s: Settings) -> None:
-    """Show which environments are on which hosts: size, since when, and what uses them."""
+    """Show which environments are on which hosts, what uses them, and (--check) whether whole."""
     from provision.deploy.envs import COLUMNS, HostEnvs, gather_envs, lines, rows
+    from provision.deploy.whole import gather_checked, judge_checked
     from provision.fleet import error_report
 
     with connected_fleet(s) as fleet:
         answers = gather_envs(fleet, out.say)
+        checked = gather_checked(fleet, out.say) if s.check else {}
     found = {host: here for host, here in answers.items() if isinstance(here, HostEnvs)}
     out.add(hosts={host: here.raw for host, here in found.items()})
     out.table(COLUMNS, rows(found))
     out.text("\n".join(lines(found)))
     out.report(error_report(answers))
+    if s.check:
+        whole = {host: each for host, each in checked.items() if isinstance(each, tuple)}
+        out.add(checked={host: [one.as_json() for one in each] for host, each in whole.items()})
+        out.report(error_report({h: e for h, e in checked.items() if h in found}))
+        out.report(judge_checked(whole), full=True)
 
 
 @command(*FLEET, "to", "wait", "dry_run")

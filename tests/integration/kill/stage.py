@@ -8,6 +8,7 @@ else is what it always is: store, push, installer, proof, switch.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -52,6 +53,13 @@ class Wheel:
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n"
 
 
+def hash_of(content: bytes) -> str:
+    """As RECORD has it."""
+    return (
+        f"sha256={base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip('=')}"
+    )
+
+
 def make_wheel(folder: Path, name: str, version: str, tag: str, files: dict[str, bytes]) -> Wheel:
     """A wheel as PEP 427 has it."""
     info = f"{name}-{version}.dist-info"
@@ -59,7 +67,8 @@ def make_wheel(folder: Path, name: str, version: str, tag: str, files: dict[str,
     wheel = f"Wheel-Version: 1.0\nRoot-Is-Purelib: {pure}\nTag: {tag}\n".encode()
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode()
     whole = {**files, f"{info}/METADATA": metadata, f"{info}/WHEEL": wheel}
-    record = "".join(f"{path},,\n" for path in [*whole, f"{info}/RECORD"])
+    record = "".join(f"{inner},{hash_of(each)},{len(each)}\n" for inner, each in whole.items())
+    record += f"{info}/RECORD,,\n"
     path = folder / f"{name}-{version}-{tag}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for inner, content in {**whole, f"{info}/RECORD": record.encode()}.items():

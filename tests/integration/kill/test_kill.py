@@ -42,6 +42,25 @@ def deploy_while_another_asks(stage: Stage) -> None:
     assert json.loads(out)["ok"], rest[-2000:]
 
 
+def find_what_changed_in_an_environment(stage: Stage) -> None:
+    """A file of an environment in use is another; ``envs --check`` names it, a deploy mends it."""
+    node = stage.cluster.nodes[1]
+    (one,) = node.path(f"~/.zerofleet/envs/{stage.names[1]}").glob("lib/*/site-packages/one/__init__.py")
+    one.write_text("something else")
+    code, answer, _ = stage.invoke("envs", "--check")
+    assert code == 1
+    levels = {(f["host"], f["subject"]): f["level"] for f in answer["findings"]}
+    whole = [("node1", name) for name in stage.names] + [("node2", stage.names[0])]
+    expected = {(host, f"envs/{name}"): "ok" for host, name in whole}
+    assert levels == {**expected, ("node2", f"envs/{stage.names[1]}"): "error"}
+    (finding,) = [f for f in answer["findings"] if f["level"] == "error"]
+    assert finding["found"].endswith("site-packages/one/__init__.py sha256 differs")
+
+    node.run(["sh", "-c", finding["remedy"].split("`")[1]])
+    stage.deploy()
+    assert stage.invoke("envs", "--check")[0] == 0
+
+
 def test_from_the_first_deploy_to_the_last_byte(stage: Stage) -> None:
     first, second = stage.names
     stage.choose(0)
@@ -55,6 +74,7 @@ def test_from_the_first_deploy_to_the_last_byte(stage: Stage) -> None:
     assert [host["bytes_sent"] for host in stage.deploy()["hosts"].values()] == [one, one]
     assert used(stage) == [second, second]
 
+    find_what_changed_in_an_environment(stage)
     assert stage.invoke("rollback")[0] == 0
     assert used(stage) == [first, first]
     assert stage.invoke("rollback", "--to", second[:6])[0] == 0
