@@ -93,12 +93,12 @@ def apply_stop(out: Answer, run_dir: Path) -> None:
 
 def shown(out: Any, s: Any, what: str) -> bool:
     """Do this with the Slurm run that is meant; False where none is: it is one over SSH."""
-    from provision.commands.slurm_following import apply_attach, apply_logs
-    from provision.commands.slurm_results import apply_collected, apply_resumed
-
     run_dir = read_slurm_run(s)
     if run_dir is None:
         return False
+    from provision.commands.slurm_following import apply_attach, apply_logs
+    from provision.commands.slurm_results import apply_collected, apply_resumed
+
     match what:
         case "status":
             apply_status(out, run_dir)

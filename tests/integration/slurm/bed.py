@@ -98,6 +98,14 @@ class Slurm:
         home = str(self.folder / "home")
         return {"SLURM_CONF": str(self.folder / "slurm.conf"), "HOME": home, "PATH": path}
 
+    def on_head(self, argv: Sequence[str], cwd: Path | None = None) -> list[str]:
+        """A command as one of this machine, which runs it on the head."""
+        nsenter = shutil.which("nsenter")  # here: the command's own PATH may be another
+        assert nsenter
+        enter = [nsenter, f"--target={self.pids['head']}"]
+        enter += ["--mount", "--uts", "--ipc", "--net", "--pid", f"--wd={cwd or self.folder}"]
+        return [*enter, "--", *argv]
+
     def login(
         self,
         argv: Sequence[str],
@@ -107,12 +115,8 @@ class Slurm:
         timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         """A command on the head, where users log in, and what it said."""
-        nsenter = shutil.which("nsenter")  # here: ``environ`` may have another PATH
-        assert nsenter
-        enter = [nsenter, f"--target={self.pids['head']}"]
-        enter += ["--mount", "--uts", "--ipc", "--net", "--pid", f"--wd={cwd or self.folder}"]
         return subprocess.run(
-            [*enter, "--", *argv],
+            self.on_head(argv, cwd),
             env=os.environ | self.environ() | dict(environ or {}),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -140,9 +140,27 @@ class Desk:
         self, *words: str, environ: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """``invoke …``, typed on the head."""
-        argv = [sys.executable, "-P", "-m", "invoke", "--search-root", str(CHECKOUT), *words]
         more = {**self.environ, **(environ or {})}
-        return self.slurm.login(argv, cwd=self.folder, environ=more)
+        return self.slurm.login(self.argv(*words), cwd=self.folder, environ=more)
+
+    def argv(self, *words: str) -> list[str]:
+        """``invoke …`` of this checkout."""
+        return [sys.executable, "-P", "-m", "invoke", "--search-root", str(CHECKOUT), *words]
+
+    def about(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """``invoke COMMAND …`` of the runs in the folder that all nodes see."""
+        return self.invoke(command, *words, f"--shared={self.folder}")
+
+    def left_running(self, command: str, *words: str) -> subprocess.Popen[str]:
+        """The same, and go on meanwhile."""
+        return subprocess.Popen(
+            self.slurm.on_head(self.argv(command, *words, f"--shared={self.folder}"), self.folder),
+            env={**os.environ, **self.slurm.environ(), **self.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def asked(self, *words: str) -> list[str]:
         """``slurm …`` for two nodes with two ranks each, and all else that ``words`` don't say."""

@@ -40,7 +40,16 @@ def test_a_job_that_has_to_wait_is_told_why(desk: Desk) -> None:
     done = desk.invoke(*desk.asked(*desk.training, "--nodes=4", "--exclusive"), "--submit")
     assert done.returncode == 0, done.stderr
     assert "it waits: Resources" in done.stderr
-    desk.slurm.say("scancel", first.number, done.stdout.strip())
+    number = done.stdout.strip()
+    status = desk.about("status", number)
+    assert status.returncode == 0, status.stderr
+    assert status.stdout.startswith(f"Slurm job {number}: PENDING (Resources)\n")
+    (listed,) = [r for r in desk.about("runs").stdout.splitlines() if f"job {number})" in r]
+    assert "waits: Resources" in listed
+    stopped = desk.about("stop", number)
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"Slurm job {number}: CANCELLED" in stopped.stdout
+    desk.slurm.say("scancel", first.number)
     assert first.ended(30) == "CANCELLED"
     desk.slurm.mend()
 
@@ -78,3 +87,19 @@ def test_a_file_is_written_and_its_log_s_folder_is_there(desk: Desk) -> None:
     (run,) = (shared / ".zerofleet" / "runs").iterdir()
     assert log == f"#SBATCH --output={run}/job.log"
     assert "\r" not in text
+
+
+def test_nodes_of_a_partition_are_a_hosts_file(desk: Desk) -> None:
+    done = desk.invoke("hosts", "--slurm=debug")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("  # ")[0] for line in done.stdout.splitlines()]
+    assert lines == [f"node{number} slots=2" for number in (1, 2, 3, 4)]
+    refused = desk.invoke("hosts", "--slurm=nope")
+    assert refused.returncode == 2
+    assert "error: --slurm nope: found Partition nope not found" in refused.stderr
+
+
+def test_a_run_that_nobody_submitted_is_none(desk: Desk) -> None:
+    done = desk.about("status", "999")
+    assert done.returncode == 2
+    assert "error: run 999: found no such run of a Slurm job below" in done.stderr
