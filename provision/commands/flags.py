@@ -101,8 +101,8 @@ HELP = {
     "keep_last": "environments to keep beside the one in use, for rollback (default 1)",
     "pushed": "also remove models and data that were pushed and that no run uses",
     "with_runs": "also remove the folders of runs: logs, and checkpoints left there",
-    "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
     "check": "also hash every file of every environment there, and name what is not as installed",
+    "deep": "also run a real all-reduce on all hosts, and measure every pair of them",
     "locked": "refuse to go on without a drift lock (one that is there is held to in any case)",
     "lock_file": "the drift lock (default zerofleet.lock.json beside the hosts file)",
     "allow_drift": "what may differ from the drift lock, as in gpu.driver,kernel",
@@ -185,6 +185,7 @@ LIMITS = ("grace", "lost_after", "start_within")
 _SWITCHES = (
     "universal",
     "accept_new",
+    "check",
     "deep",
     "locked",
     "wide",
@@ -203,7 +204,6 @@ _SWITCHES = (
     "json",
 )
 #: Flags that may stand alone or have a value, by command.
-    "check",
 _OPTIONAL = ("slurm",)
 _LISTS = ("set", "env", "sbatch")
 #: Flags that may be given by position: they have to be given.
