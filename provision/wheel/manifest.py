@@ -279,9 +279,7 @@ def apply_manifest(manifest: WheelManifest, folder: Path) -> Path:
     """Write a manifest beside its wheel in ``folder``; whole or not at all. Returns its path."""
     path = sidecar(folder / manifest.wheel)
     text = json.dumps(manifest.as_json(), indent=2) + "\n"
-    apply_text(
-        path, text, remedy="name a folder that you may write to: --wheels"
-    )
+    apply_text(path, text, remedy="name a folder that you may write to: --wheels")
     return path
 
 

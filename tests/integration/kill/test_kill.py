@@ -45,7 +45,8 @@ def deploy_while_another_asks(stage: Stage) -> None:
 def find_what_changed_in_an_environment(stage: Stage) -> None:
     """A file of an environment in use is another; ``envs --check`` names it, a deploy mends it."""
     node = stage.cluster.nodes[1]
-    (one,) = node.path(f"~/.zerofleet/envs/{stage.names[1]}").glob("lib/*/site-packages/one/__init__.py")
+    env = node.path(f"~/.zerofleet/envs/{stage.names[1]}")
+    (one,) = env.glob("lib/*/site-packages/one/__init__.py")
     one.write_text("something else")
     code, answer, _ = stage.invoke("envs", "--check")
     assert code == 1
