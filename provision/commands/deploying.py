@@ -25,6 +25,7 @@ from provision.errors import ProvisionError
 from provision.findings import Report
 from provision.fleet import Fleet, error_report
 from provision.hosts.facts import HostFacts, gather_facts
+from provision.hosts.machines import home_owners
 from provision.hosts.parity import compare
 from provision.inventory import Inventory
 from provision.settings import Settings
@@ -113,7 +114,8 @@ def apply_planned(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, first: 
     if first.plan.empty:
         return first
     apply_house(out, first.house)
-    with locked(out, s, fleet, f"deploy {spec.name}", tuple(first.facts)) as hold:
+    homes = [host for host, owner in home_owners(first.facts).items() if host == owner]
+    with locked(out, s, fleet, f"deploy {spec.name}", homes) as hold:
         out.add(findings=[])  # of the hosts as they are now
         deploy = gather_deploy(out, s, fleet, spec, tuple(first.facts))
         require_whole(deploy.house)
@@ -121,9 +123,11 @@ def apply_planned(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, first: 
             before=deploy.before,
             confirm=hold.apply_confirm,
             partial=s.partial,
-            ways={"push": push_way(s, fleet, deploy.plan)},
+            ways={"push": push_way(s, fleet, deploy.plan, homes)},
         )
         failed = apply_deploy(fleet, deploy.plan, how, out.say)
+    owners = home_owners(deploy.facts)
+    failed = {host: failed[owners[host]] for host in owners if owners[host] in failed} | failed
     return without_failed(out, deploy, failed)
 
 

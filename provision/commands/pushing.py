@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,13 @@ def apply_pushed(out: Answer, fleet: Fleet, plan: Plan, rate: float) -> Moved:
     return moved
 
 
-def push_way(s: Settings, fleet: Fleet, plan: Plan) -> ApplyPhase:
-    """How the push of a deploy is carried out; hosts that lack nothing pass on what they have."""
+def push_way(s: Settings, fleet: Fleet, plan: Plan, homes: Sequence[str]) -> ApplyPhase:
+    """How the push of a deploy is carried out; hosts that lack nothing pass on what they have.
+
+    ``homes``: one host for each home.
+    """
     rate, pushed = parse_rate(s.limit), _hosts(plan, "push")
-    holders = [host for host in fleet.inventory.labels if host not in pushed]
+    holders = [host for host in homes if host not in pushed]
 
     def apply(phase: Phase, say: Say) -> dict[str, ProvisionError]:
         moved = apply_push(fleet, phase, say, rate=rate, holders=holders, partial=s.partial)

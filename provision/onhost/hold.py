@@ -32,14 +32,19 @@ LOCK = os.path.join(ROOT, "lock")
 SILENCE = 40.0
 
 
-def read_holder() -> dict[str, Any] | None:
-    """The record of who holds the lock; None if nobody does: that process is no more."""
+def read_record() -> dict[str, Any] | None:
+    """The record of who took the lock last; None if there is none."""
     try:
         with open(LOCK, encoding="utf-8") as stream:
-            record = json.load(stream)
+            return json.load(stream)  # type: ignore[no-any-return]
     except (OSError, ValueError):
         return None
-    alive = is_alive(record["process"], record["boot_id"])
+
+
+def read_holder() -> dict[str, Any] | None:
+    """The record of who holds the lock; None if nobody does: that process is no more."""
+    record = read_record()
+    alive = record and is_alive(record["process"], record["boot_id"])
     return record if alive else None
 
 
@@ -67,13 +72,16 @@ def is_own(lock: int) -> bool:
 
 
 def wait_for_record() -> dict[str, Any]:
-    """Who has the lock; whoever took it this instant has yet to write that down."""
+    """Who has the lock; whoever took it this instant has yet to write that down.
+
+    The processes of another host that shares this home can't be looked at: its record counts.
+    """
     for _ in range(20):
         record = read_holder()
         if record:
             return record
         time.sleep(0.05)
-    return {"user": "?", "host": "?", "what": "?", "token": "", "since": None}
+    return read_record() or {"user": "?", "host": "?", "what": "?", "token": "", "since": None}
 
 
 def take(asker: dict[str, Any]) -> int | None:
