@@ -24,6 +24,8 @@ from typing import Any
 PACKAGES = ("torch", "deepspeed", "transformers")
 #: Seconds that nodes may take until the last of them is there: a cold file system is slow.
 PATIENCE = float(os.environ.get("ZEROFLEET_CHECK_SECONDS", "120"))
+#: Seconds before the first node is dialled again.
+PAUSE = 0.5
 
 
 def read_versions() -> dict[str, str | None]:
@@ -135,7 +137,7 @@ def tell(own: dict[str, Any], address: str, port: int) -> list[str]:
                     return found
         except (OSError, ValueError) as error:
             last = str(error)
-            time.sleep(0.5)
+            time.sleep(PAUSE)
     return [*own["problems"], "node 0 can't be reached at %s port %d: %s" % (address, port, last)]
 
 

@@ -29,6 +29,7 @@ ENV = {"python": "3.11.2", "torch": "2.13.0", "deepspeed": "0.19.1", "transforme
 def port(monkeypatch: pytest.MonkeyPatch) -> int:
     """A free port, on the first node of job 7."""
     monkeypatch.setattr(node_checks, "PATIENCE", 5.0)
+    monkeypatch.setattr(node_checks, "PAUSE", 0.01)
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_NODEID": "0", "MASTER_ADDR": "node1"}.items():
         monkeypatch.setenv(name, value)
     with socket.socket() as free:
