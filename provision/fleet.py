@@ -31,6 +31,11 @@ SAY_EVERY = 4.0
 FILES, FILES_PER_HOST = 128, 6
 
 
+def _apply_itself(remote: Remote, phase: Phase, say: Say) -> None:
+    """The host's steps, carried out over its own connection."""
+    remote.apply(phase, say)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
     """The hosts of one command, with connections that are opened once and shared."""
@@ -83,7 +88,7 @@ class Fleet:
 
         return self.fan_out(call, tuple(args) if isinstance(args, dict) else ())
 
-    def apply(self, plan: Plan, say: Say, by: ApplyPhase = Remote.apply) -> None:
+    def apply(self, plan: Plan, say: Say, by: ApplyPhase = _apply_itself) -> None:
         """Carry out a plan, phase by phase; within a phase, hosts side by side, each ``by`` that.
 
         Raises the first host's error (in host order) after all hosts of that phase came to an
@@ -97,7 +102,7 @@ class Fleet:
                 raise errors[0]
 
     def apply_phase(
-        self, phase: Phase, say: Say, by: ApplyPhase = Remote.apply
+        self, phase: Phase, say: Say, by: ApplyPhase = _apply_itself
     ) -> dict[str, ProvisionError]:
         """Carry out one phase, hosts side by side: the errors of those where it failed."""
         say(f"{phase.name}: {', '.join(phase.hosts)}")
