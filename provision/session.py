@@ -141,7 +141,8 @@ class Remote:
         code, out, err = self.run(do.argv, progress)
         if code == 0:
             return
-        tail = [line for line in (err.strip() or out.strip()).splitlines() if line.strip()]
+        last = (err.strip() or out.strip()).splitlines()
+        tail = [line for line in last if line.strip() and not line.startswith("ZEROFLEET-")]
         # None came: https://docs.paramiko.org/en/stable/api/channel.html (recv_exit_status)
         cut = "no exit status: its connection ended, or a signal ended it there"
         raise HostError(

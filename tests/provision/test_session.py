@@ -20,7 +20,7 @@ from provision.steps import Phase, Run, Step
     ],
 )
 def test_a_step_that_failed_says_why_as_far_as_that_is_known(exited, stderr, said) -> None:
-    result = SimpleNamespace(exited=exited, stdout="", stderr=stderr)
+    result = SimpleNamespace(exited=exited, stdout="ZEROFLEET-SAY at work\n", stderr=stderr)
     remote = Remote(label="node1", cxn=SimpleNamespace(run=lambda *_, **__: result))
     step = Step(host="node1", do=Run(argv=("make",)), why="x")
     with pytest.raises(HostError) as failed:

@@ -17,6 +17,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +35,17 @@ TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}"
 #: A package's own data: enough for a push to take a while on a machine that does nothing else.
 BULK = 6_000_000
 TORCH = '__version__ = "2.13.0+cpu"\n\n\nclass version:\n    cuda = None\n'
+
+#: How long each end of a connection is silent, and may be: a quarter of it.
+QUICKER = (
+    ("talk.py", "SILENCE_SECONDS = 36.0", "SILENCE_SECONDS = 9.0"),
+    ("remote.py", "SILENCE_SECONDS = 10, 30", "SILENCE_SECONDS = 2, 8"),
+    ("deploy/hold.py", "_ALIVE_EVERY = 5.0", "_ALIVE_EVERY = 1.2"),
+    ("push/end.py", "_ALIVE_EVERY = 5.0", "_ALIVE_EVERY = 1.2"),
+    ("onhost/converse.py", "ALIVE_SECONDS = 5.0", "ALIVE_SECONDS = 1.2"),
+    ("onhost/relay.py", "CONTROLLER_SECONDS = 34.0", "CONTROLLER_SECONDS = 8.5"),
+    ("onhost/hold.py", "SILENCE = 40.0", "SILENCE = 10.0"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +137,20 @@ class Stage:
     def choose(self, number: int) -> None:
         """Have the first or the second environment deployed from now on."""
         (self.folder / "checkout" / "locks" / "train.lock").write_text(self.locks[number])
+
+    @contextmanager
+    def quicker(self) -> Iterator[None]:
+        """Have controller and hosts take silence for the end in a quarter of the time."""
+        folder = self.folder / "checkout" / "provision"
+        before = {name: (folder / name).read_text() for name, _, _ in QUICKER}
+        for name, as_it_is, quick in QUICKER:
+            assert before[name].count(as_it_is) == 1, f"{name}: {as_it_is}"
+            (folder / name).write_text(before[name].replace(as_it_is, quick))
+        try:
+            yield
+        finally:
+            for name, text in before.items():
+                (folder / name).write_text(text)
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """``invoke args --json``, in the controller's network."""

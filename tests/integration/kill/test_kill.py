@@ -104,3 +104,8 @@ def test_a_deploy_that_is_broken_off_anywhere_converges(stage: Stage) -> None:
         Point(kind="off", phase="install", host="node1", share=0.5),
     ]
     apply_points(stage, points)
+
+
+def test_a_deploy_whose_link_is_cut_converges(stage: Stage) -> None:
+    with stage.quicker():
+        apply_points(stage, [Point(kind="cut", phase="install", host="node2", share=0.5)])
