@@ -158,22 +158,44 @@ class _Push:
         needed = {host: self._needed(answer) for host, answer in begun.items()}
         needed = {host: count for host, count in needed.items() if host in self.phase.hosts}
         uplink = Uplink(parcels=self.parcels, pace=Pace(self.rate), say=self.say, pool=pool)
-        uplink.come.update(dict.fromkeys(needed, 0))
-
-        def attend(host: str) -> int | ProvisionError:
-            order = {"do": "fetch", "from": sources[host], "peers": peers}
-            try:
-                return self.ends[host].apply_fetch(order, uplink)
-            except ProvisionError as error:
-                return error
-
-        futures = {host: pool.submit(attend, host) for host in needed}
-        _await(futures, needed, uplink)
-        outcomes = {host: future.result() for host, future in futures.items()}
+        fetch = {h: {"do": "fetch", "from": sources[h], "peers": peers} for h in needed}
+        outcomes = self.apply_orders(fetch, needed, uplink)
+        outcomes |= self.apply_mended(outcomes, uplink)
         list(pool.map(End.apply_end, self.ends.values()))
         fetched = {host: count for host, count in outcomes.items() if isinstance(count, int)}
         failed = {host: e for host, e in outcomes.items() if isinstance(e, ProvisionError)}
         return Moved(fetched=fetched, sent=uplink.sent, errors={**errors, **failed})
+
+    def apply_orders(
+        self, orders: Mapping[str, Mapping[str, object]], needed: Mapping[str, int], uplink: Uplink
+    ) -> dict[str, int | ProvisionError]:
+        """Have hosts do what brings files to them: each one's count of bytes, or its error."""
+
+        def attend(host: str) -> int | ProvisionError:
+            try:
+                return self.ends[host].apply_fetch(orders[host], uplink)
+            except ProvisionError as error:
+                return error
+
+        for host in orders:
+            uplink.come.setdefault(host, 0)
+        futures = {host: uplink.pool.submit(attend, host) for host in orders}
+        _await(futures, needed, uplink)
+        return {host: future.result() for host, future in futures.items()}
+
+    def apply_mended(
+        self, outcomes: Mapping[str, int | ProvisionError], uplink: Uplink
+    ) -> dict[str, int | ProvisionError]:
+        """Send what rotted on a host's disk there again; others were given it from here."""
+        rotten = {
+            host: sorted(files)
+            for host, files in uplink.rotten.items()
+            if not isinstance(outcomes.get(host), ProvisionError)
+        }
+        sizes = [parcel.put.size for parcel in self.parcels]
+        needed = {h: uplink.come.get(h, 0) + sum(sizes[n] for n in rotten[h]) for h in rotten}
+        orders = {host: {"do": "mend", "files": files} for host, files in rotten.items()}
+        return self.apply_orders(orders, needed, uplink)
 
 
 def _await(

@@ -22,7 +22,10 @@ _ALIVE_EVERY = 5.0
 
 @dataclass(kw_only=True)
 class Uplink:
-    """What all conversations of one push share: who sends now, how fast, and what was sent."""
+    """What all conversations of one push share: who sends now, how fast, and what was sent.
+
+    ``rotten``: files, by number, that hosts hold but could not pass on: they hash wrong there.
+    """
 
     parcels: Sequence[Parcel]
     pace: Pace
@@ -31,6 +34,7 @@ class Uplink:
     turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(STAR))
     sent: int = 0
     come: dict[str, int] = field(default_factory=dict)
+    rotten: dict[str, set[int]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -64,7 +68,9 @@ class End:
                 if answer["event"] == "done":
                     uplink.come[self.host] = int(answer["bytes"])
                     return int(answer["bytes"])
-                if answer["event"] == "lost":
+                if answer["event"] == "rotten":
+                    uplink.rotten.setdefault(answer["peer"], set()).add(answer["file"])
+                elif answer["event"] == "lost":
                     reason = f"{answer['peer']} can't be reached from there ({answer['why']})"
                     uplink.say(f"[{self.host}] {reason}: from here instead, over SSH")
                 else:

@@ -183,13 +183,17 @@ def test_what_was_interrupted_goes_on_after_the_last_chunk_that_hashes_right(hos
     assert [line for line in host.lines if "hash wrong, and come again" in line]
 
 
-def test_a_byte_flipped_on_the_disk_of_the_host_that_passes_it_on(hosts, push) -> None:
-    first, second, port = fed(hosts, push)
-    path = first.path(push)
+def flip(path: Path, at: int) -> None:
+    """Another byte at that place, as a disk that rots would have it."""
     path.chmod(0o644)
     with path.open("r+b") as stream:
-        stream.seek(push.parcels[0].chunk + 17)
+        stream.seek(at)
         stream.write(b"?")
+
+
+def test_a_byte_flipped_on_the_disk_of_the_host_that_passes_it_on(hosts, push) -> None:
+    first, second, port = fed(hosts, push)
+    flip(first.path(push), push.parcels[0].chunk + 17)
     second.begin(push)
     second.fetch("node1", port)
     failed = second.answer()
@@ -198,6 +202,42 @@ def test_a_byte_flipped_on_the_disk_of_the_host_that_passes_it_on(hosts, push) -
     assert "chunk 1 of a file hashes wrong" in failed["found"]
     assert nothing_installed(second, push)
     assert second.path(push, ".partial").read_bytes() == BYTES[: push.parcels[0].chunk]
+
+
+@pytest.mark.parametrize("fault", ["flipped", "truncated"])
+def test_a_file_that_rotted_long_ago_is_not_passed_on_and_comes_again(hosts, push, fault) -> None:
+    first, second = hosts("node1", "node2")
+    path, chunk = first.path(push), push.parcels[0].chunk
+    path.parent.mkdir(parents=True)
+    path.write_bytes(BYTES if fault == "flipped" else BYTES[: chunk + 5])
+    if fault == "flipped":
+        flip(path, chunk + 17)
+    folder = path.parents[1] / ("f" * 64) / "a model"  # a pushed folder has a link to it
+    folder.mkdir(parents=True)
+    (folder / "weights").hardlink_to(path)
+    folder.with_name("manifest").write_text(f"{push.parcels[0].put.sha256}  weights\n")
+
+    port = first.begin(push)["port"]
+    second.begin(push)
+    second.fetch("node1", port)
+    assert second.answer() == {"event": "rotten", "peer": "node1", "file": 0}
+    second.feed(push)
+    assert second.answer() == {"event": "done", "bytes": len(BYTES)}
+    assert second.path(push).read_bytes() == BYTES
+
+    first.tell(do="mend", files=[0])
+    first.feed(push)
+    assert first.answer() == {"event": "done", "bytes": len(BYTES)}
+    assert "ZEROFLEET-SAY a file had rotted on this disk: removed, and sent again" in first.lines
+    assert path.read_bytes() == (folder / "weights").read_bytes() == BYTES
+    assert [one.name for one in folder.iterdir()] == ["weights"]
+
+
+def test_a_file_that_did_not_rot_stays(hosts, push) -> None:
+    first, _second, _port = fed(hosts, push)
+    first.tell(do="mend", files=[0])
+    assert first.answer() == {"event": "done", "bytes": len(BYTES)}
+    assert first.path(push).read_bytes() == BYTES
 
 
 def test_a_byte_flipped_on_the_way_from_the_controller(hosts, push) -> None:
