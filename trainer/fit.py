@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from trainer import engine
+from trainer import engine, room
 from trainer.card import write_card
 from trainer.errors import RequestError
 from trainer.finite import Finite
@@ -22,6 +22,7 @@ from trainer.saving import (
     CompleteOnEachHost,
     checkpoint_to_resume,
     prepare_universal,
+    raise_together,
     spread_saving,
 )
 from trainer.tally import EVAL, TRAIN, Tally, only
@@ -47,6 +48,21 @@ class CountingTrainer(Trainer):
         loss = super().training_step(model, inputs, *args, **kwargs)
         self.finite.note(loss)
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As a Trainer, but older ones go only when this one is whole on all hosts (saving.py)."""
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with room.checkpoint(folder):
+                super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As a Trainer, which would go one step beyond the last when it resumes there (5.23)."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
 
     def count_tokens(self, inputs: dict[str, Any]) -> Any:
         """Tokens of a batch, without padding."""
@@ -81,6 +97,10 @@ class Recorder(TrainerCallback):
         config = args.hf_deepspeed_config.config if args.deepspeed else None
         active = engine.active_zero(wrapped)
         engine.require_zero(engine.requested_zero(config), active)
+        wanted = room.needs(
+            self.trainer, state.max_steps, zero=active.stage, resumed=state.global_step > 0
+        )
+        raise_together(room.lacking(Path(args.output_dir), wanted) if args.should_save else None)
         optimizer = engine.stepping_optimizer(self.trainer)
         trainable, total = count_parameters(self.trainer.model)
         self.say(
@@ -170,10 +190,11 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
         return
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)
-    # On every rank: under ZeRO-3 the weights are put together from all of them.
-    trainer.save_model()
-    trainer.save_state()
     output = str(Path(training.output_dir).resolve())
+    with room.result(Path(output)):
+        # On every rank: under ZeRO-3 the weights are put together from all of them.
+        trainer.save_model()
+        trainer.save_state()
     metrics.write("saved", output=output)
     say(f"saved to {output}")
     if trainer.eval_dataset is not None:

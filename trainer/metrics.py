@@ -25,6 +25,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainer.room import told
+
 RUN_DIR = "ZEROFLEET_RUN_DIR"
 
 
@@ -51,7 +53,7 @@ class Metrics:
         """One line, in the file when this returns."""
         if self._file:
             line = {"event": event, **{key: _plain(value) for key, value in values.items()}}
-            with self._file.open("a", encoding="utf-8") as file:
+            with told(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**line, "at": time.time()}, allow_nan=False) + "\n")
 
 

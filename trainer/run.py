@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from trainer import features, lean, model
+from trainer import features, lean, model, room
 from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
@@ -46,6 +46,11 @@ class Objective:
 
 def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     """Run it. Every rank of the run calls this."""
+    with room.told():
+        _train(objective, argv)
+
+
+def _train(objective: Objective, argv: Sequence[str] | None) -> None:
     quiet()
     lean.spare_collector()
     model_args, data_args, lora_args, training = parse_args(
@@ -118,11 +123,13 @@ def _load(
 
     skip = data_args.skip_bad_rows
     what = {**objective.key(data_args), "limit": limit, "skip": skip}
-    return features.apply_once(
-        features.tokens_folder(data_args.token_cache),
-        features.tokens_key(paths, objective.name, what, tokenizer),
-        lambda: features.load_features(
-            paths, objective.name, encode, limit=limit, skip_bad=skip, say=say
-        ),
-        lambda _line: None,
-    )
+    cache = features.tokens_folder(data_args.token_cache)
+    with room.told(cache):
+        return features.apply_once(
+            cache,
+            features.tokens_key(paths, objective.name, what, tokenizer),
+            lambda: features.load_features(
+                paths, objective.name, encode, limit=limit, skip_bad=skip, say=say
+            ),
+            lambda _line: None,
+        )

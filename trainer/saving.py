@@ -12,8 +12,9 @@ import torch.distributed as dist
 from safetensors.torch import save_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
+from transformers.trainer_utils import rotate_checkpoints
 
-from trainer import engine
+from trainer import engine, room
 from trainer.args import SftArgs
 from trainer.checkpoints import (
     LATEST_UNIVERSAL,
@@ -46,7 +47,7 @@ def of_all_ranks(mine: Any) -> list[Any]:
     return found
 
 
-def _raise_together(problem: str | None) -> None:
+def raise_together(problem: str | None) -> None:
     """End the run on all ranks with one message when it has a problem on any of them."""
     problems = [each for each in of_all_ranks(problem) if each]
     if problems:
@@ -71,7 +72,7 @@ def spread_saving(trainer: Trainer, say: Callable[[str], None]) -> None:
             probe.touch()
     except OSError as error:
         problem = f"{os.uname().nodename}: --output_dir {folder}: {error.strerror}"
-    _raise_together(problem)
+    raise_together(problem)
     sees = [seen for lead, seen in of_all_ranks((leader, probe.exists())) if lead]
     of_all_ranks(None)  # all have looked
     probe.unlink(missing_ok=True)
@@ -97,12 +98,20 @@ class CompleteOnEachHost(TrainerCallback):
         problem = None
         leads = args.local_process_index == 0
         ranks = of_all_ranks((leads, secrets.token_hex(8)))  # and thus all ranks have saved
+        writes = args.process_index == 0 or (leads and args.save_on_each_node)
         try:
-            if args.process_index == 0 or (leads and args.save_on_each_node):
-                self._complete(args, state.global_step, folder, ranks)
+            if writes:
+                with room.checkpoint(folder):
+                    self._complete(args, state.global_step, folder, ranks)
+        except RequestError as error:
+            problem = str(error)
         except OSError as error:
             problem = f"{os.uname().nodename}: {folder}: {error.strerror or error}"
-        _raise_together(problem)
+        raise_together(problem)
+        if writes:  # now that this one is whole on all hosts
+            rotate_checkpoints(
+                args.output_dir, args.save_total_limit, state.best_model_checkpoint, use_mtime=True
+            )
         self.write("checkpoint", step=state.global_step, folder=str(folder.resolve()))
 
     def _complete(self, args: Any, step: int, folder: Path, ranks: list[tuple[bool, str]]) -> None:
@@ -162,7 +171,7 @@ def prepare_universal(trainer: Trainer, checkpoint: str) -> None:
 def _require_unused(output: Path, leads: bool) -> None:
     """RequestError when ``output`` holds what an earlier run left: nothing is overwritten."""
     left = sorted(path.name for one in RESULTS for path in output.glob(one)) if leads else []
-    _raise_together(
+    raise_together(
         f"--output_dir {output}: {os.uname().nodename} has {left[0]} of an earlier run there: name "
         f"another folder, or go on from it with --resume_from_checkpoint {LATEST}" if left else None
     )  # fmt: skip
@@ -171,7 +180,7 @@ def _require_unused(output: Path, leads: bool) -> None:
 def _require_complete(asked: str, training: SftArgs, leads: bool) -> None:
     manifest, problem = check_folder(Path(asked), hashes=True) if leads else (None, None)
     where = f"--resume_from_checkpoint {asked}"
-    _raise_together(problem and f"{where}: on {os.uname().nodename}, {problem}")
+    raise_together(problem and f"{where}: on {os.uname().nodename}, {problem}")
     every = [one for one in of_all_ranks(manifest) if one is not None]
     stage = (
         engine.requested_zero(training.hf_deepspeed_config.config).stage
@@ -196,7 +205,7 @@ def _require_complete(asked: str, training: SftArgs, leads: bool) -> None:
         )
     here = manifest["ranks"] if manifest and manifest["world_size"] != ANY_RANKS else None
     lacks = here is not None and training.process_index not in here
-    _raise_together(
+    raise_together(
         f"{where}: {os.uname().nodename} is now rank {training.process_index}, but has the shards "
         f"of {here}: list the hosts in the order of that run" if lacks else None
     )  # fmt: skip
