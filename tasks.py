@@ -167,15 +167,13 @@ def lock(out, s):
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
     from provision.commands.reach import read_choice
-    from provision.commands.unchanged import gather_quickly
+    from provision.commands.unchanged import gather_unchanged
 
     inventory = read_choice(s).inventory
-    spec, done = gather_quickly(out, s, inventory)
-    if not done:
-        from provision.commands.deploying import apply_whole
+    if not gather_unchanged(out, s, inventory):
+        from provision.commands.deploying import apply_whole  # and what only a deploy needs
 
-        done = apply_whole(out, s, spec, inventory)
-    out.deployed(done.did(spec))
+        out.deployed(apply_whole(out, s, inventory))
 
 
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, "deep")

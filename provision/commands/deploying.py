@@ -10,12 +10,13 @@ from provision.commands.environments import (
     apply_house,
     gather_own,
     read_house,
+    read_spec,
     read_verdict,
     require_whole,
 )
 from provision.commands.pushing import push_way
 from provision.commands.reach import connected_fleet
-from provision.commands.unchanged import apply_remembered
+from provision.commands.unchanged import apply_done, read_inputs
 from provision.deploy.apply import Deploying, apply_deploy
 from provision.deploy.hold import Hold, apply_hold
 from provision.deploy.plan import deployed, plan_deploy
@@ -41,24 +42,27 @@ class Deploy:
     facts: Mapping[str, HostFacts]
     house: Wheelhouse | None = None
 
-    def did(self, spec: EnvSpec) -> dict[str, dict[str, object]]:
-        """What applying the plan did to each host."""
-        return deployed(spec, self.plan, self.facts)
-
     @property
     def before(self) -> dict[str, str | None]:
         """The environment that each host uses so far."""
         return {host: facts.environment.get("lock") for host, facts in self.facts.items()}
 
 
-def apply_whole(out: Answer, s: Settings, spec: EnvSpec, inventory: Inventory) -> Deploy:
-    """Ask the hosts everything, and do what they lack; a dry run ends with the plan."""
+def apply_whole(
+    out: Answer, s: Settings, inventory: Inventory
+) -> Mapping[str, Mapping[str, object]]:
+    """Ask the hosts everything, and do what they lack: what was done. A dry run ends with the plan.
+
+    That nothing is left to do is kept for the next deploy (unchanged.py).
+    """
+    inputs = read_inputs(s)
+    spec = read_spec(s)
     with connected_fleet(s, inventory) as fleet:
         first = gather_deploy(out, s, fleet, spec)
         out.plan(first.plan)
         done = apply_planned(out, s, fleet, spec, first)
-        apply_remembered(out, s, fleet, spec)
-    return done
+        apply_done(out, s, fleet, spec, inputs)
+    return deployed(spec, done.plan, done.facts)
 
 
 def gather_deploy(

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from provision.commands.lock_paths import read_lock_path
 from provision.defaults import cache_home
-from provision.deploy.env_lock import LOCK_NAME
 from provision.deploy.plan import has_environment, plan_deploy
 from provision.deploy.spec import EnvSpec, make_existing_spec, read_env_spec
 from provision.errors import ConfigError, ProvisionError
 from provision.findings import Report
 from provision.inventory import read_inventory
-from provision.settings import CHECKOUT, Settings
+from provision.settings import Settings
 from provision.show import Answer
 from provision.steps import Put
 from provision.wheel.extra import read_extras
@@ -27,24 +27,11 @@ if TYPE_CHECKING:
     from provision.hosts.facts import HostFacts
 
 WHEELHOUSE, INDEX, EXISTING = "wheelhouse", "index", "existing"
-#: The tested set of packages, made from locks/train.in.
-SHIPPED_LOCK = CHECKOUT / "locks" / "train.lock"
 
 
 def wheelhouse_dir() -> Path:
     """Where wheels for hosts are kept: beside the build cache."""
     return cache_home(os.environ) / "wheelhouse"
-
-
-def own_lock(s: Settings) -> Path:
-    """Where a project's own lock of packages is, or would be."""
-    return s.env_lock or s.hosts.parent / LOCK_NAME
-
-
-def read_lock_path(s: Settings) -> Path:
-    """The lock that counts: the one that is named, else the project's own, else the checkout's."""
-    own = own_lock(s)
-    return own if s.env_lock or own.exists() else SHIPPED_LOCK
 
 
 def read_spec(s: Settings, manifest: WheelManifest | None = None) -> EnvSpec:

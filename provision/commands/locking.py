@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from provision.commands.environments import SHIPPED_LOCK, own_lock, wheelhouse_dir
+from provision.commands.environments import wheelhouse_dir
+from provision.commands.lock_paths import SHIPPED_LOCK, own_lock
 from provision.commands.reach import connected_fleet, gather_all
 from provision.deploy.env_lock import (
     compare_locks,

@@ -1,9 +1,10 @@
-"""A deploy with nothing to do: every host is what it was when all of it was read, and says so.
+"""A deploy with nothing to do: nothing changed here, and every host is what it was, and says so.
 
-That is kept on this machine, with a mark of each host's (hosts/mark.py). The next deploy has hosts
-tell their marks first, through OpenSSH and sh, while Python still imports what else it needs. Where
-every mark is the same, the facts are, and they are judged and planned with as ever. Else all of it
-is read again.
+What a deploy comes to follows from what it reads here (the lock, the wheels, our own rules) and
+from the hosts' facts. Where a deploy found nothing left to do, that is kept on this machine: with a
+digest of the former, and a mark of each host for the latter (hosts/mark.py). The next one compares.
+Hosts tell their marks through OpenSSH and sh: no Python starts there, and hardly any here. Where
+anything differs, or a host does not answer at once, all of it is read as if nothing were known.
 """
 
 from __future__ import annotations
@@ -12,149 +13,168 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from provision.defaults import cache_home
-from provision.hosts.mark import (
-    KEPT,
-    Known,
-    apply_known,
-    changed,
-    parse_mark,
-    read_known,
-    read_mark_argv,
-    read_reader,
-)
+from provision.commands.lock_paths import read_lock_path
+from provision.defaults import CHECKOUT, cache_home
+from provision.errors import ConfigError
+from provision.findings import Finding, Level, Report
+from provision.hosts.mark import COVERED, changed, parse_mark, read_mark_argv
 from provision.inventory import Inventory
-from provision.openssh import Question, apply_question
+from provision.openssh import apply_question
 from provision.settings import Settings
 from provision.show import Answer
+from provision.steps import Plan
 
 if TYPE_CHECKING:
     from provision.deploy.spec import EnvSpec
-    from provision.findings import Report
     from provision.fleet import Fleet
-    from provision.hosts.facts import HostFacts
-    from provision.steps import Plan
+    from provision.hosts.facts import Gathered
 
 #: Seconds for all marks: nvidia-smi may take several where persistence mode is off.
 _SECONDS = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Same:
-    """What deploying comes to on hosts that are what they were: an empty plan."""
+class Done:
+    """What a deploy came to when it found nothing to do: ``at`` (time.time()), what it said.
 
-    plan: Plan
-    facts: Mapping[str, HostFacts]
-    report: Report
+    ``inputs``: a digest of all that it read on this machine; ``marks``: each host's, read just
+    before its facts.
+    """
 
-    def did(self, spec: EnvSpec) -> dict[str, dict[str, object]]:
-        """What was done to each host: nothing."""
-        from provision.deploy.plan import deployed
+    inputs: str
+    marks: Mapping[str, str]
+    at: float
+    title: str
+    findings: list[dict[str, str]]
+    hosts: Mapping[str, Mapping[str, Any]]
 
-        return deployed(spec, self.plan, self.facts)
+    @property
+    def report(self) -> Report:
+        """The findings as values; none of them failed."""
+        rows = [{**row, "level": Level(row["level"])} for row in self.findings]
+        return Report(findings=tuple(Finding(**row) for row in rows))  # type: ignore[arg-type]
 
 
-def known_path(s: Settings, inventory: Inventory) -> Path:
-    """Where it is kept what these hosts were, as they are reached with these settings."""
+def is_covered(s: Settings) -> bool:
+    """Whether marks cover what such a deploy goes by: not the user's own Pythons on hosts."""
+    return not s.partial and s.env_source != "existing"
+
+
+def done_path(s: Settings, inventory: Inventory) -> Path:
+    """Where it is kept what a deploy to these hosts came to, as they are reached now."""
     hosts = [[host.label, host.user, host.port] for host in inventory]
     reached = json.dumps([str(s.ssh_config), hosts])
     name = hashlib.sha256(reached.encode()).hexdigest()[:16]
-    return cache_home(os.environ) / "hosts" / f"{name}.json"
+    return cache_home(os.environ) / "deployed" / f"{name}.json"
 
 
-def gather_quickly(out: Answer, s: Settings, inventory: Inventory) -> tuple[EnvSpec, Same | None]:
-    """The environment that is wanted, and what deploying it comes to where nothing changed."""
-    with apply_asked(s, inventory) as question:  # hosts answer while the rest is imported here
-        from provision.commands.environments import read_spec
+def read_inputs(s: Settings) -> str:
+    """A digest of what a deploy reads on this machine: settings, lock, wheels, and our own code.
 
-        spec = read_spec(s)
-        return spec, gather_same(out, s, inventory, spec, question) if question else None
-
-
-@contextmanager
-def apply_asked(s: Settings, inventory: Inventory) -> Iterator[Question | None]:
-    """Have hosts tell their marks, if it is known what they were; the answers are awaited later.
-
-    Not where hosts have Pythons of the user's own below the environment: marks don't cover those.
+    Files count by name, size, times and inode: whatever is written to one changes these.
     """
-    if s.partial or s.env_source == "existing" or not known_path(s, inventory).is_file():
-        yield None
-        return
+    code = [path for path in (CHECKOUT / "provision").rglob("*") if path.suffix in (".py", ".sh")]
+    found: list[object] = [s.torch, s.env_source, s.wheel, str(s.wheels)]
+    for path in [read_lock_path(s), *sorted(s.wheels.glob("*")), *sorted(code)]:
+        try:
+            is_ = path.stat()
+        except OSError as error:
+            found.append([str(path), str(error)])
+            continue
+        found.append([str(path), is_.st_size, is_.st_mtime_ns, is_.st_ctime_ns, is_.st_ino])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def read_done(path: Path) -> Done | None:
+    """What is kept there; None where there is nothing that can be gone by."""
+    try:
+        done = Done(**json.loads(path.read_text(encoding="utf-8")))
+        return done if done.report.ok else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def gather_done(s: Settings, inventory: Inventory) -> tuple[Done | None, str]:
+    """What the deploy before this one came to, if it is as true now; else why it can't be said."""
+    done = read_done(done_path(s, inventory)) if is_covered(s) else None
+    if done is None or done.inputs != read_inputs(s):
+        return None, ""
     argv, config = read_mark_argv(), s.ssh_config
     with apply_question(inventory, argv, config=config, at_once=s.workers) as question:
-        yield question
+        answers = question.gather(_SECONDS)
+    marks = {host: parse_mark(answers.get(host, "")) for host in inventory.labels}
+    if changed(done.marks, marks) or set(done.hosts) != set(marks):
+        return None, "not every host is as it was, or says so at once: all of it is read again"
+    return done, ""
 
 
-def gather_same(
-    out: Answer, s: Settings, inventory: Inventory, spec: EnvSpec, question: Question
-) -> Same | None:
-    """What a deploy comes to if every host is what it was; None if that can't be said of all."""
-    known = read_known(known_path(s, inventory))
-    if known is None or known.reader != read_reader():
-        return None
-    answers = question.gather(_SECONDS)
-    marks = {label: parse_mark(answers.get(label, "")) for label in inventory.labels}
-    if not changed(known, marks):
-        if same := judge(spec, s.torch, inventory, known):
-            when = datetime.fromtimestamp(known.at).astimezone()
-            out.say(f"every host is as it was on {when:%Y-%m-%d %H:%M:%S}, when all of it was read")
-            out.report(same.report)
-            out.plan(same.plan)
-        return same
-    out.say("not every host is as it was, or says so at once: all of it is read again")
-    return None
+def gather_unchanged(out: Answer, s: Settings, inventory: Inventory) -> bool:
+    """Whether nothing changed since a deploy found nothing to do; then the answer is that one's."""
+    done, why_not = gather_done(s, inventory)
+    if why_not:
+        out.say(why_not)
+    if done is None:
+        return False
+    when = datetime.fromtimestamp(done.at).astimezone()
+    out.say(f"every host is as it was on {when:%Y-%m-%d %H:%M:%S}, when all of it was read")
+    out.report(done.report)
+    out.plan(Plan(title=done.title, phases=()))
+    out.deployed(done.hosts)
+    return True
 
 
-def judge(spec: EnvSpec, torch: str, inventory: Inventory, known: Known) -> Same | None:
-    """Hold hosts that are what they were against the wheel and the environment, as any deploy does.
+def make_done(spec: EnvSpec, torch: str, inputs: str, gathered: Gathered) -> Done | None:
+    """What may be kept of hosts that were just asked: None unless all fit and none lacks anything.
 
-    None if one does not fit, or lacks anything: another environment is wanted now, or another rule
-    holds. Pure.
+    Judged by what marks cover alone: a rule that goes by more finds that unknown, and none is kept.
+    Pure, but for the time.
     """
-    from provision.deploy.plan import plan_deploy
-    from provision.hosts.facts import parse_facts
+    from provision.deploy.plan import deployed, plan_deploy
     from provision.hosts.parity import compare
 
-    facts = {label: parse_facts(label, known.facts[label]) for label in inventory.labels}
+    facts = {
+        host: replace(found, facts={k: v for k, v in found.facts.items() if k in COVERED})
+        for host, found in gathered.facts.items()
+    }
+    marks = {host: parse_mark(gathered.marks.get(host, "")) for host in facts}
     report = compare(spec.manifest, torch, facts, deployed=False)
-    if not report.ok:
+    if gathered.errors or not all(marks.values()) or not report.ok:
         return None
     plan = plan_deploy(spec, facts)
-    return Same(plan=plan, facts=facts, report=report) if plan.empty else None
+    if not plan.empty:
+        return None
+    return Done(
+        inputs=inputs,
+        marks={host: mark for host, mark in marks.items() if mark},
+        at=time.time(),
+        title=plan.title,
+        findings=report.as_json(),
+        hosts=deployed(spec, plan, facts),
+    )
 
 
-def apply_remembered(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec) -> None:
-    """Keep what the hosts are, each one's mark first: for the next deploy.
+def apply_done(out: Answer, s: Settings, fleet: Fleet, spec: EnvSpec, inputs: str) -> None:
+    """Keep for the next deploy that nothing is left to do, if that is so: ask hosts once more.
 
-    Nothing is kept if a host does not answer, has no whole mark or, by now, something to do.
+    ``inputs`` were read before the deploy that just ended, so that what changed since counts.
     """
+    from provision.files import apply_text
     from provision.hosts.facts import gather_facts
 
-    if s.partial or s.env_source == "existing":
+    if not is_covered(s):
         return
-    gathered = gather_facts(fleet, mark=read_mark_argv(), say=out.say)
-    marks = {host: parse_mark(said) for host, said in gathered.marks.items()}
-    known = Known(
-        reader=read_reader(),
-        at=time.time(),
-        marks={host: mark for host, mark in marks.items() if mark},
-        facts={
-            host: {name: fact for name, fact in facts.as_json().items() if name in KEPT}
-            for host, facts in gathered.facts.items()
-        },
-    )
-    inventory = fleet.inventory
-    whole = set(known.marks) == set(known.facts) == set(inventory.labels)
-    if whole and judge(spec, s.torch, inventory, known):
-        path = known_path(s, inventory)
-        try:
-            apply_known(path, known)
-        except OSError as error:
-            out.say(f"{path}: {error.strerror}: the next deploy reads all of the hosts again")
+    done = make_done(spec, s.torch, inputs, gather_facts(fleet, mark=read_mark_argv(), say=out.say))
+    if done is None:
+        return
+    path = done_path(s, fleet.inventory)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        apply_text(path, json.dumps(asdict(done)), remedy="till then each deploy reads all anew")
+    except (ConfigError, OSError) as error:
+        out.say(f"not kept for the next deploy: {error}")

@@ -16,8 +16,6 @@ from provision.errors import ConfigError
 from provision.steps import Phase, Plan, Run, Step
 from provision.wheel.manifest import WheelManifest
 
-#: The lock of a project, beside its hosts file. Without one it is the checkout's locks/train.lock.
-LOCK_NAME = "zerofleet.env.lock"
 _FOR = re.compile(
     r"^# for (?P<machine>\S+), glibc \S+, Python (?P<python>\S+), torch (\S+)$", re.MULTILINE
 )

@@ -9,7 +9,10 @@ echo "home $HOME";
 grep -sH "" /proc/sys/kernel/random/boot_id /proc/sys/kernel/hostname /etc/machine-id
     /etc/os-release /proc/driver/nvidia/version /sys/class/infiniband/*/ports/*/state
     /sys/class/infiniband/*/ports/*/rate /sys/class/infiniband/*/ports/*/link_layer;
-grep -sE "^(MemTotal|Cpus_allowed_list):" /proc/meminfo /proc/self/status;
+read -r found < /proc/meminfo; echo "$found";
+while read -r name found; do
+    case $name in Cpus_allowed_list:) echo "$name $found"; break;; esac;
+done < /proc/self/status;
 readlink /proc/self/ns/net /proc/self/ns/mnt /proc/self/ns/pid;
 while IFS=: read -r number controllers path; do
     case "$number,$controllers," in

@@ -10,16 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from provision.hosts.mark import (
-    KEPT,
-    Known,
-    apply_known,
-    changed,
-    parse_mark,
-    read_known,
-    read_mark_argv,
-    read_reader,
-)
+from provision.hosts.mark import COVERED, changed, parse_mark, read_mark_argv
 from provision.hosts.parity import compare
 
 SMI = """\
@@ -147,59 +138,36 @@ def test_half_an_answer_is_no_mark(home):
     assert parse_mark(said.replace("random/boot_id:", "random/boot_id: no such file")) is None
 
 
-KNOWN = Known(reader="r", at=1.0, marks={"a": "1", "b": "2"}, facts={"a": {}, "b": {}})
+THEN = {"a": "1", "b": "2"}
 
 
 @pytest.mark.parametrize(
-    ("marks", "hosts"),
+    ("now", "hosts"),
     [
-        ({"a": "1", "b": "2"}, set()),
-        ({"a": "1", "b": "3"}, {"b"}),
-        ({"a": "1", "b": None}, {"b"}),
-        ({"a": "1", "b": ""}, {"b"}),
-        ({"a": "1"}, {"b"}),
-        ({"a": "1", "b": "2", "c": "3"}, {"c"}),
-        ({}, {"a", "b"}),
+        ({"a": "1", "b": "2"}, ()),
+        ({"a": "1", "b": "3"}, ("b",)),
+        ({"a": "1", "b": None}, ("b",)),
+        ({"a": "1", "b": ""}, ("b",)),
+        ({"a": "1"}, ("b",)),
+        ({"a": "1", "b": "2", "c": "3"}, ("c",)),
+        ({}, ("a", "b")),
     ],
 )
-def test_a_host_is_what_it_was_only_with_its_very_mark(marks, hosts):
-    assert set(changed(KNOWN, marks)) == hosts
+def test_a_host_is_what_it_was_only_with_its_very_mark(now, hosts):
+    assert changed(THEN, now) == hosts
 
 
 def test_a_mark_that_was_not_whole_then_equals_nothing_now():
-    assert set(changed(replace(KNOWN, marks={"a": "", "b": "2"}), {"a": "", "b": "2"})) == {"a"}
-    assert set(changed(replace(KNOWN, facts={"a": {}}), {"a": "1", "b": "2"})) == {"b"}
+    assert changed({"a": "", "b": "2"}, {"a": "", "b": "2"}) == ("a",)
 
 
-def test_what_is_kept_comes_back_and_is_this_users_alone(tmp_path):
-    path = tmp_path / "hosts" / "x.json"
-    apply_known(path, KNOWN)
-    assert read_known(path) == KNOWN
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [*path.parent.iterdir()] == [path]
-
-
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"reader": "r", "at": 1, "marks": {}, "facts": 3}']
-)
-def test_what_can_not_be_gone_by_is_as_if_it_were_not_there(tmp_path, text):
-    (tmp_path / "x").write_text(text)
-    assert read_known(tmp_path / "x") is None
-    assert read_known(tmp_path / "y") is None
-
-
-def test_what_is_kept_is_all_that_parity_judges_a_deploy_by(make_manifest, make_facts):
-    """Where a new rule asks for more: it goes into KEPT, and what it depends on into mark.sh."""
+def test_what_marks_cover_is_all_that_parity_judges_a_deploy_by(make_manifest, make_facts):
+    """Where a new rule asks for more: it goes into COVERED, and what it depends on into mark.sh."""
     hosts = {name: make_facts(name) for name in ("node1", "node2")}
     kept = {
-        name: replace(facts, facts={k: v for k, v in facts.facts.items() if k in KEPT})
+        name: replace(facts, facts={k: v for k, v in facts.facts.items() if k in COVERED})
         for name, facts in hosts.items()
     }
     whole = compare(make_manifest(), "2.13.0", hosts, deployed=False)
     assert whole.findings
     assert compare(make_manifest(), "2.13.0", kept, deployed=False) == whole
-
-
-def test_the_reader_is_known_by_what_it_is():
-    assert len(read_reader()) == 64
-    assert read_reader() == read_reader()
