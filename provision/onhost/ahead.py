@@ -31,12 +31,16 @@ AT_START = re.compile(
 # As in launch/nodes.py: what every run sets of these.
 ALWAYS = {"PYTHONUNBUFFERED": "1"}
 
+# An eighth more: nothing that an import makes is garbage, and where a traceback's columns are read
+# from every file (no_debug_ranges), few are ever shown.
+QUICK = ("-X", "no_debug_ranges")
 # argv[1]: the file that holds the orders, written before standard input says that they are there.
 # Node 0 listens a moment later than the others would dial, and torch tries again after 0.6 s only
 # (measured, torch 2.13): so they wait until it does. What keeps them waiting, torchrun reports.
 WAITING = """\
 # torchrun before its run: imported, and waiting to be told what to run
-import json, os, socket, sys, time, types
+import gc, json, os, socket, sys, time, types
+gc.disable()
 del sys.path[0]
 for name in %r:
     sys.modules[name] = types.ModuleType(name)
@@ -70,6 +74,7 @@ while order["meet"] and time.monotonic() < until:
         break
     except OSError:
         time.sleep(0.02)
+gc.enable()
 sys.path.insert(0, order["cwd"])
 sys.argv = [run.__file__] + order["argv"][3:]
 run.main(sys.argv[1:])
@@ -96,7 +101,7 @@ class Ahead:
         self.orders, said, parent = os.memfd_create("orders"), os.memfd_create("said"), os.getpid()
         try:
             self.process = subprocess.Popen(
-                [python, "-c", WAITING, str(self.orders)],
+                [python, *QUICK, "-c", WAITING, str(self.orders)],
                 env=self.environ,
                 stdin=subprocess.PIPE,
                 stdout=said,
