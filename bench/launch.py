@@ -7,6 +7,8 @@ alike; each has the demo's environment. One rank a host runs a script whose firs
 down the time; a round is one start of every way, one after the other. ``ours`` is the whole of
 ``invoke train --script`` on hosts that nothing is known of: facts, preflight and supervision, too.
 The others test nothing. ``supervised``: of that, until the first host's supervisor was there.
+``cpu``: CPU seconds of the whole machine until all ranks have begun, true where nobody else works:
+hosts that share few cores are as fast as these are few, however well anything is overlapped.
 
 ``deepspeed`` is DeepSpeed's own runner (pdsh must be there), ``torchrunx`` gets an environment of
 its own above the demo's (pip, pinned) and starts a function, without a process group; ``loop`` is
@@ -120,7 +122,7 @@ def by_loop(bench: Bench, script: str, tag: str) -> list[str]:
     to_each = [
         f"ssh node{rank + 1} "
         + shlex.quote(
-            f"cd {bench.home}/bench-launch && GLOO_SOCKET_IFNAME=eth0 exec "
+            f"cd {shlex.quote(str(bench.home))}/bench-launch && GLOO_SOCKET_IFNAME=eth0 exec "
             + torchrun(bench, rank, script, tag)
         )
         for rank in range(4)
@@ -152,11 +154,20 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def busy() -> float:
+    """CPU seconds that this machine has worked since boot, for whomever: proc_stat(5)."""
+    words = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, steal = map(int, words[:8])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def time_start(bench: Bench, way: str, tag: str) -> dict[str, float]:
     """Seconds from the command to the first and to the last rank's first line; empty: it failed."""
-    began = time.time()
+    began, before = time.time(), busy()
     process = bench.start(command(bench, way, "first.py", tag), f"{tag}.log")
     try:
+        until(lambda: process.poll() is not None or len(bench.times(tag)) == 4, 300)
+        cpu = busy() - before
         process.wait(300)
     finally:
         end(process)
@@ -166,7 +177,7 @@ def time_start(bench: Bench, way: str, tag: str) -> dict[str, float]:
     ends = bench.folder.glob("runs/*/hosts/*/exit.json")
     starts = [json.loads(path.read_text())["started_at"] - began for path in ends]
     ours = {"supervised": min(one for one in starts if one > 0)} if way == "ours" else {}
-    return {"first": min(found) - began, "last": max(found) - began, **ours}
+    return {"first": min(found) - began, "last": max(found) - began, "cpu": cpu, **ours}
 
 
 def rank_of(bench: Bench, host: str, tag: str) -> int:
