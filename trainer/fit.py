@@ -164,6 +164,15 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)
 
 
+def _save(trainer: Trainer) -> str:
+    """Save the result; its folder. Under ZeRO-3 weights are put together from those of all ranks."""
+    output = Path(trainer.args.output_dir).resolve()
+    with room.result(output):
+        trainer.save_model()
+        trainer.save_state()
+    return str(output)
+
+
 def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     """Train (on from a checkpoint if asked), save, evaluate. Every rank has to call this.
 
@@ -190,11 +199,7 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
         return
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)
-    output = str(Path(training.output_dir).resolve())
-    with room.result(Path(output)):
-        # On every rank: under ZeRO-3 the weights are put together from all of them.
-        trainer.save_model()
-        trainer.save_state()
+    output = _save(trainer)
     metrics.write("saved", output=output)
     say(f"saved to {output}")
     if trainer.eval_dataset is not None:
@@ -206,7 +211,9 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     if training.process_index == 0:
         figures = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
         figures |= {"eval_loss": loss} if trainer.eval_dataset is not None else {}
-        write_card(Path(output), training.given, {"steps": trainer.state.global_step, **figures})
+        figures = {"steps": trainer.state.global_step, **figures}
+        with room.result(Path(output)):
+            write_card(Path(output), training.given, figures)
     metrics.write(
         "end",
         loss_first=losses[0] if losses else None,
