@@ -165,7 +165,7 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 
 def _save(trainer: Trainer) -> str:
-    """Save the result; its folder. Under ZeRO-3 weights are put together from those of all ranks."""
+    """Save the result; its folder. Under ZeRO-3 all ranks put the weights together."""
     output = Path(trainer.args.output_dir).resolve()
     with room.result(output):
         trainer.save_model()
