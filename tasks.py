@@ -31,6 +31,7 @@ from provision.commands.flags import (
     LIMITS,
     LOCK,
     MEMORY,
+    NODES,
     RUN,
     SCRIPT,
     SLURM,
@@ -40,7 +41,14 @@ from provision.commands.flags import (
     helps_of,
 )
 from provision.commands.reach import connected_fleet
-from provision.commands.slurm_tasks import apply_job, apply_nodes, wants_slurm
+from provision.commands.slurm_tasks import (
+    apply_job,
+    apply_nodes,
+    connected_hosts,
+    deploy_to_nodes,
+    wants_nodes,
+    wants_slurm,
+)
 from provision.findings import Report
 from provision.settings import CHECKOUT, DEFAULTS
 
@@ -125,7 +133,7 @@ def hosts(out, s):
     out.report(error_report(gathered.errors))
 
 
-@command(*FLEET, *WHEEL, *LOCK)
+@command(*FLEET, *WHEEL, *LOCK, *NODES)
 def parity(out, s):
     """Hold the hosts against the wheel, if one is built, each other and (--locked) the lock."""
     from provision.commands.reach import peers_of, read_wheel_and_lock
@@ -137,7 +145,7 @@ def parity(out, s):
 
     old, allowed = s.locked and read_lock(s.lock_file, needed=True), parse_allowed(s.allow_drift)
     manifest, env = read_wheel_and_lock(out, s)
-    with connected_fleet(s) as fleet:
+    with connected_hosts(out, s) as fleet:
         gathered = gather_facts(fleet, peers_of(fleet), say=out.say)
     out.report(error_report(gathered.errors))
     report = compare(manifest, s.torch, gathered.facts, lock=env, slots=fleet.inventory.slots)
@@ -163,9 +171,12 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, "limit", "wait", "partial", "dry_run")
+@command(*FLEET, *WHEEL, *NODES, "limit", "wait", "partial", "dry_run")
 def deploy(out, s):
     """Give every host the same proved environment with the wheel, or none of them."""
+    if wants_nodes(s):
+        deploy_to_nodes(out, s)
+        return
     from provision.commands.reach import read_choice
     from provision.commands.unchanged import gather_unchanged
 

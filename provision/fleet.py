@@ -183,10 +183,15 @@ def apply_file_limit(hosts: int) -> None:
 
 
 @contextmanager
-def connected(inventory: Inventory, options: SshOptions) -> Iterator[Fleet]:
-    """A fleet whose connections are closed at the end."""
+def connected(
+    inventory: Inventory, options: SshOptions, reached: Mapping[str, Remote] | None = None
+) -> Iterator[Fleet]:
+    """A fleet whose connections are closed at the end.
+
+    ``reached``: what reaches hosts, by label, where that is not SSH.
+    """
     apply_file_limit(len(inventory))
-    fleet = Fleet(inventory=inventory, options=options)
+    fleet = Fleet(inventory=inventory, options=options, connections=dict(reached or {}))
     try:
         yield fleet
     finally:

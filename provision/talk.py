@@ -33,10 +33,14 @@ _LAST_WORDS = 5.0
 
 @dataclass(kw_only=True)
 class Talk:
-    """One conversation. ``channel`` is a paramiko.Channel (or what reads and writes like one)."""
+    """One conversation. ``channel`` is a paramiko.Channel (or what reads and writes like one).
+
+    ``why``: the error that its stderr stands for, where that is not the script's own to tell.
+    """
 
     label: str
     channel: Any
+    why: Callable[[str], HostError | None] = lambda _: None
     _unread: bytes = field(default=b"", repr=False)
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -120,6 +124,8 @@ class Talk:
         errors = b""
         while self.channel.recv_stderr_ready():
             errors += self.channel.recv_stderr(1 << 16)
+        if error := self.why(errors.decode("utf-8", "replace")):
+            return error
         if not said.strip() and not errors.strip():
             return HostError(
                 f"{self.label}: connection",

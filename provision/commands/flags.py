@@ -90,12 +90,15 @@ HELP = {
     "retries": "after a failure, start again from the last whole checkpoint, up to so many times",
     "resume": "go on with this run, from its newest whole checkpoint (as invoke resume does)",
     "grace": "seconds between SIGTERM and SIGKILL of a stop that was asked for (default 15)",
+    "grace_after_failure": "the same after a failure, when nothing that needs all ranks can be saved "
+    "(default 3)",
     "lost_after": "seconds of silence after which a host counts as lost (default 5, at least 3)",
     "start_within": "seconds in which every node must be heard of after the start (default 120)",
     "numa_binding": "CPUs of a rank: auto (its GPU's NUMA node, where a host has several), none, "
     "or as torchrun has it: node, socket, exclusive, core-complex",
     "checkpoints": "bring checkpoints too, optimizer states and all",
-    "wait": "seconds to wait where another command is at work on a host (default 0)",
+    "wait": "seconds to wait where another command is at work on a host (default 0), and for nodes "
+    "of Slurm (default: as long as it takes)",
     "partial": "leave out hosts that fail, and go on with the others",
     "to": "the environment to go back to: its name, or how that begins",
     "keep_last": "environments to keep beside the one in use, for rollback (default 1)",
@@ -121,9 +124,11 @@ HELP = {
     "lora_rank": "rank of the adapter",
     "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
     "keep": "leave the demo's hosts up until Ctrl-C",
-    "slurm": "train: as a Slurm job; hosts: the nodes of a Slurm job's number, or of a partition",
+    "slurm": "train: as a Slurm job; hosts: the nodes of a Slurm job's number, or of a partition; "
+    "deploy, parity: those nodes in place of hosts over SSH",
     "shared": "folder that every node sees; takes the part of HOME there (default: your HOME)",
-    "time": "time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS (default 20:00:00)",
+    "time": "time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS (default 20:00:00; deploy, "
+    "parity: 1:00:00)",
     "partition": "Slurm's partition (default: Slurm's)",
     "account": "account that the job is charged to (default: Slurm's)",
     "qos": "quality of service (default: Slurm's)",
@@ -180,8 +185,23 @@ SLURM = (
     "restarts",
     "no_preflight",
 )
+#: Nodes for a command that otherwise asks hosts over SSH.
+NODES = (
+    "slurm",
+    "shared",
+    "nodes",
+    "gpus",
+    "time",
+    "account",
+    "qos",
+    "constraint",
+    "cpus_per_task",
+    "mem",
+    "exclusive",
+    "sbatch",
+)
 LAUNCH = ("code", "launcher", "env", "numa_binding", "print_commands", "detach", "retries")
-LIMITS = ("grace", "lost_after", "start_within")
+LIMITS = ("grace", "grace_after_failure", "lost_after", "start_within")
 _SWITCHES = (
     "universal",
     "accept_new",

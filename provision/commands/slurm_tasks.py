@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from provision.commands.flags import FLEET, LIMITS, LOCK, SLURM, TRAIN, WHEEL, command
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from provision.commands.flags import FLEET, LIMITS, LOCK, NODES, SLURM, TRAIN, WHEEL, command
+from provision.commands.reach import connected_fleet
 from provision.errors import ConfigError
 from provision.settings import Settings
 from provision.show import Answer
+
+if TYPE_CHECKING:
+    from provision.fleet import Fleet
 
 #: Flags of train that need hosts one can reach before they are chosen.
 _OVER_SSH = (
@@ -49,6 +56,37 @@ def wants_slurm(s: Settings) -> bool:
             remedy="leave it out" if as_job else "add --slurm, or leave it out",
         )
     return as_job
+
+
+def wants_nodes(s: Settings) -> bool:
+    """Whether deploy or parity is about Slurm's nodes; ConfigError for flags that contradict it."""
+    job = s.slurm if isinstance(s.slurm, str) and s.slurm.isdecimal() else ""
+    sizes = [flag for flag in NODES if flag not in ("slurm", "shared")]
+    foreign = ["hosts", "ssh_config", "accept_new"] if s.slurm else list(NODES)
+    if other := [flag for flag in foreign + (sizes if job else []) if flag in s.given]:
+        raise ConfigError(
+            f"--{other[0].replace('_', '-')}",
+            found=f"it beside --slurm {job}".rstrip() if s.slurm else "it without --slurm",
+            expected="one of the two" if s.slurm else "nodes of Slurm to ask for",
+            remedy="that job has its nodes: leave it out" if job else "leave it out",
+        )
+    return bool(s.slurm)
+
+
+def connected_hosts(out: Answer, s: Settings) -> AbstractContextManager[Fleet]:
+    """The hosts of the hosts file over SSH or, with --slurm, nodes through srun."""
+    if not wants_nodes(s):
+        return connected_fleet(s)
+    from provision.commands.slurm_nodes import connected_slurm
+
+    return connected_slurm(out, s)
+
+
+def deploy_to_nodes(out: Answer, s: Settings) -> None:
+    """What ``deploy --slurm`` does."""
+    from provision.commands.slurm_nodes import apply_slurm_deploy
+
+    apply_slurm_deploy(out, s)
 
 
 def apply_nodes(out: Answer, s: Settings) -> None:

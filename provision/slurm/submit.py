@@ -29,7 +29,7 @@ RECORD = "slurm.json"
 
 # What of sbatch's refusals a user can mend, and how: slurm_errno.c has the texts.
 _REMEDIES: Mapping[str, str] = {
-    r"invalid partition": "name one with --partition; `sinfo -s` lists them",
+    r"invalid partition": "name another (--partition; --slurm); `sinfo -s` lists them",
     r"node configuration is not|More processors requested|node count|PartitionNodeLimit": (
         "ask for less with --nodes, --gpus, --cpus-per-task or --mem; "
         "`sinfo -o '%P %D %c %m %G'` says what nodes have"
@@ -110,7 +110,7 @@ def refusal(said: str, code: int, command: str = "sbatch") -> ConfigError:
     return ConfigError(
         command,
         found=words,
-        expected="a job that this cluster takes" if command == "sbatch" else "exit 0",
+        expected="exit 0" if command == "scancel" else "a job that this cluster takes",
         remedy=next(known, f"those are Slurm's own words: see `man {command}`"),
     )
 

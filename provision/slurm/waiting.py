@@ -27,11 +27,11 @@ _NEVER = re.compile(
 _FIRST = ("None", "PartitionConfig")
 
 
-def never_starts(reason: str) -> ConfigError | None:
+def never_starts(reason: str, command: str = "sbatch") -> ConfigError | None:
     """The error that a reason to wait stands for, if waiting does not help. Pure."""
     if not _NEVER.search(reason):
         return None
-    return refusal(f"it would wait for ever: {reason}", 0)
+    return refusal(f"it would wait for ever: {reason}", 0, command)
 
 
 def read_reason(job: str, seconds: float = SECONDS) -> str:
