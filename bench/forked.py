@@ -9,6 +9,7 @@ asked by lines on stdin, and answers each with a line on stdout (tests/trainer/c
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -66,6 +67,10 @@ def load_all(objectives: Iterable[str]) -> None:
     modules += ["deepspeed.runtime.zero.muon.muon_optimizer"]
     for name in [*modules, *(f"trainer.{objective}" for objective in objectives)]:
         importlib.import_module(name)
+    # DeepSpeed finds out which ops this host could build, with a compiler, when a rank asks for it.
+    _ = importlib.import_module("deepspeed.ops").__compatible_ops__
+    gc.collect()
+    gc.freeze()  # pages that no collector writes to are not copied for each rank
 
 
 def _fork(work: Callable[[], None], environ: dict[str, str], log: Path) -> int:

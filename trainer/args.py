@@ -161,6 +161,9 @@ class SftArgs(TrainingArguments):
         if self.deepspeed:
             import deepspeed
 
+            # As DeepSpeed's own launcher has it. Without it, how many ranks there are is asked of
+            # numactl: a process for each reduced gradient (DeepSpeed 0.19, cpu_accelerator.py).
+            os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
             deepspeed.init_distributed("gloo", auto_mpi_discovery=False, timeout=timeout)
         else:
             dist.init_process_group("gloo", timeout=timeout)
