@@ -102,11 +102,14 @@ def read_done(path: Path) -> Done | None:
 
 def gather_done(s: Settings, inventory: Inventory) -> tuple[Done | None, str]:
     """What the deploy before this one came to, if it is as true now; else why it can't be said."""
-    done = read_done(done_path(s, inventory)) if is_covered(s) else None
-    if done is None or done.inputs != read_inputs(s):
+    path = done_path(s, inventory)
+    if not is_covered(s) or not path.is_file():
         return None, ""
     argv, config = read_mark_argv(), s.ssh_config
     with apply_question(inventory, argv, config=config, at_once=s.workers) as question:
+        done = read_done(path)  # while hosts are asked
+        if done is None or done.inputs != read_inputs(s):
+            return None, ""
         answers = question.gather(_SECONDS)
     marks = {host: parse_mark(answers.get(host, "")) for host in inventory.labels}
     if changed(done.marks, marks) or set(done.hosts) != set(marks):

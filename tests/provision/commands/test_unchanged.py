@@ -220,6 +220,11 @@ def test_nothing_is_kept_of_hosts_of_which_one_is_not_well(s, spec, gathered):
     assert make_done(replace(spec, name="00" * 8), s.torch, "i", gathered) is None
 
 
+def test_nothing_is_kept_where_a_rule_goes_by_what_no_mark_covers(s, spec, gathered, monkeypatch):
+    monkeypatch.setattr(unchanged, "COVERED", unchanged.COVERED - {"glibc"})
+    assert make_done(spec, s.torch, "i", gathered) is None
+
+
 def test_a_user_without_a_home_is_told_so(s, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.delenv("HOME", raising=False)
