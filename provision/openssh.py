@@ -37,6 +37,8 @@ _OPTIONS = (
 )
 #: Seconds for a host to take the connection: who is slower is asked in the other way.
 _CONNECT = 3
+#: Seconds for an `ssh` to end when it is told to.
+_END = 2.0
 
 
 def ssh_argv(host: Host, config: Path | None, argv: Sequence[str]) -> tuple[str, ...]:
@@ -90,11 +92,15 @@ class Question:
         return answers
 
     def close(self) -> None:
-        """End what is still on its way."""
+        """End what is still on its way: by SIGTERM, on which `ssh` ends a ProxyCommand, too."""
         for _, process in self.running:
-            process.kill()
+            process.terminate()
         for _, process in self.running:
-            process.communicate()
+            try:
+                process.communicate(timeout=_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def read_inputs(s: Settings) -> str:
 
     Files count by name, size, times and inode: whatever is written to one changes these.
     """
-    code = [path for path in (CHECKOUT / "provision").rglob("*") if path.suffix in (".py", ".sh")]
+    code = [path for path in (CHECKOUT / "provision").rglob("*.*") if path.suffix != ".pyc"]
     found: list[object] = [s.torch, s.env_source, s.wheel, str(s.wheels)]
     for path in [read_lock_path(s), *sorted(s.wheels.glob("*")), *sorted(code)]:
         try:
@@ -102,14 +102,11 @@ def read_done(path: Path) -> Done | None:
 
 def gather_done(s: Settings, inventory: Inventory) -> tuple[Done | None, str]:
     """What the deploy before this one came to, if it is as true now; else why it can't be said."""
-    path = done_path(s, inventory)
-    if not is_covered(s) or not path.is_file():
+    done = read_done(done_path(s, inventory)) if is_covered(s) else None
+    if done is None or done.inputs != read_inputs(s):
         return None, ""
     argv, config = read_mark_argv(), s.ssh_config
     with apply_question(inventory, argv, config=config, at_once=s.workers) as question:
-        done = read_done(path)  # while hosts are asked
-        if done is None or done.inputs != read_inputs(s):
-            return None, ""
         answers = question.gather(_SECONDS)
     marks = {host: parse_mark(answers.get(host, "")) for host in inventory.labels}
     if changed(done.marks, marks) or set(done.hosts) != set(marks):
