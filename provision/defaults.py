@@ -104,6 +104,7 @@ DEFAULTS: dict[str, Any] = {
     "retries": 0,
     "resume": None,
     "grace": 15,
+    "grace_after_failure": 3,
     "lost_after": 5,
     "start_within": 120,
     "numa_binding": "auto",

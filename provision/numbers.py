@@ -9,9 +9,9 @@ from provision.errors import ConfigError
 
 #: At least 1, all of them; a port is a 16-bit number.
 _AT_LEAST_1 = {"connect_timeout", "answer_timeout", "workers", "master_port", "nproc"}
-_AT_LEAST_1 |= {"max_new_tokens"}
+_AT_LEAST_1 |= {"max_new_tokens", "grace", "grace_after_failure"}
 #: A supervisor asks one that is silent after 2 s (onhost/heartbeat.py): sooner, none is lost.
-_LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), "grace": 1, "lost_after": 3, "start_within": 10}
+_LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), "lost_after": 3, "start_within": 10}
 _AT_MOST = {"master_port": 65535}
 
 

@@ -126,6 +126,7 @@ class Settings:
     retries: int
     resume: str | None
     grace: int
+    grace_after_failure: int
     lost_after: int
     start_within: int
     numa_binding: str
@@ -159,7 +160,7 @@ _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node", "restarts"}
 _NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
 _NUMBERS |= {"max_new_tokens", "wait", "keep_last", "retries", "lead"}
-_NUMBERS |= {"grace", "lost_after", "start_within"}
+_NUMBERS |= {"grace", "grace_after_failure", "lost_after", "start_within"}
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:

@@ -90,6 +90,7 @@ HELP = {
     "retries": "after a failure, start again from the last whole checkpoint, up to so many times",
     "resume": "go on with this run, from its newest whole checkpoint (as invoke resume does)",
     "grace": "seconds between SIGTERM and SIGKILL of a stop that was asked for (default 15)",
+    "grace_after_failure": "the same after a failure, when no checkpoint can be saved (default 3)",
     "lost_after": "seconds of silence after which a host counts as lost (default 5, at least 3)",
     "start_within": "seconds in which every node must be heard of after the start (default 120)",
     "numa_binding": "CPUs of a rank: auto (its GPU's NUMA node, where a host has several), none, "
@@ -199,7 +200,7 @@ NODES = (
     "sbatch",
 )
 LAUNCH = ("code", "launcher", "env", "numa_binding", "print_commands", "detach", "retries")
-LIMITS = ("grace", "lost_after", "start_within")
+LIMITS = ("grace", "grace_after_failure", "lost_after", "start_within")
 _SWITCHES = (
     "universal",
     "accept_new",

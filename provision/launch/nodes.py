@@ -168,7 +168,7 @@ def shared_environ(spec: RunSpec, host: RunHost) -> dict[str, str]:
 
 
 def _environ(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> dict[str, str]:
-    shutdown = max(1.0, spec.grace - _HEAD_START)
+    shutdown = max(1.0, max(spec.grace, spec.failure_grace) - _HEAD_START)
     return {
         **shared_environ(spec, host),
         # The names that LLaMA-Factory's launcher reads, for scripts written for it:

@@ -49,8 +49,9 @@ class LaunchPlan:
             lines += [f"  not passed: {name}" for name in environ.left_out]
         if len(self.nodes) > 1:
             limits = (
-                "limits: {grace:.0f} s to save after a stop; a host is lost after {lost_after:.0f} "
-                "s of silence; every node is to be heard of within {start_within:.0f} s"
+                "limits: {grace:.0f} s to save after a stop, {failure_grace:.0f} s after a failure;"
+                " a host is lost after {lost_after:.0f} s of silence; every node is to be heard of "
+                "within {start_within:.0f} s"
             )
             lines += ["", limits.format(**limits_json(self.spec))]
         lines += [f"NUMA binding: {text}" for text in self._bindings()]
@@ -98,6 +99,7 @@ def limits_json(spec: RunSpec) -> dict[str, float]:
     """The supervisors' limits, in seconds."""
     return {
         "grace": spec.grace,
+        "failure_grace": spec.failure_grace,
         "lost_after": spec.lost_after,
         "start_within": spec.start_within,
     }

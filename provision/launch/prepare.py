@@ -226,6 +226,7 @@ def make_run_spec(
         "launcher": settings.launcher,
         "environ": program.environ,
         "grace": float(settings.grace),
+        "failure_grace": float(settings.grace_after_failure),
         "lost_after": float(settings.lost_after),
         "start_within": float(settings.start_within),
     }

@@ -80,7 +80,8 @@ class RunSpec:
     own folder. ``accelerator`` is DeepSpeed's name of it, as in the wheel's manifest. ``flags`` are
     the trainer's: the recipe's, with ``--set`` over them. With ``script`` that is what runs, and
     what says what a trainer trains (``objective`` to ``data``, ``flags``) is empty. ``launcher`` is
-    what starts the ranks of a node. ``grace``: seconds between a graceful stop and SIGKILL.
+    what starts the ranks of a node. ``grace``: seconds between a graceful stop and SIGKILL,
+    ``failure_grace``: those after a failure.
     ``lost_after``: seconds of silence after which a host is lost; ``start_within``: those in which
     every node must have been heard of.
     ``by_hand``: the node_rank of the one node that a person starts, standing on it; of the other
@@ -104,6 +105,7 @@ class RunSpec:
     environ: RunEnviron = field(default_factory=RunEnviron)
     offline: bool = False
     grace: float = GRACE
+    failure_grace: float = 3.0
     lost_after: float = 5.0
     start_within: float = 120.0
     by_hand: int | None = None
@@ -253,6 +255,7 @@ def parse_common(
     environ: RunEnviron | None = None,
     offline: bool = False,
     grace: float = GRACE,
+    failure_grace: float = RunSpec.failure_grace,
     lost_after: float = RunSpec.lost_after,
     start_within: float = RunSpec.start_within,
     by_hand: int | None = None,
@@ -285,6 +288,7 @@ def parse_common(
         environ=environ or RunEnviron(),
         offline=offline,
         grace=grace,
+        failure_grace=failure_grace,
         lost_after=lost_after,
         start_within=start_within,
         by_hand=by_hand,

@@ -54,6 +54,7 @@ def test_absolute_paths_stay():
         ({}, {"master_port": "0"}, r"--master-port: found '0'"),
         ({}, {"lost_after": "2"}, r"--lost-after: found '2', expected a number, 3 or more"),
         ({"grace": 0}, {}, r"--grace: found 0, expected a number, 1 or more"),
+        ({}, {"grace_after_failure": "0"}, r"--grace-after-failure: found '0', expected"),
         ({}, {"workers": 0}, r"--workers: found 0, expected a number, 1 or more"),
         ({}, {"set": ["max_steps"]}, r"--set: found 'max_steps', expected key=value"),
     ],

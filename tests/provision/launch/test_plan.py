@@ -16,6 +16,7 @@ from provision.launch.environment import parse_environ
 from provision.launch.nodes import plan_nodes, trainer_argv
 from provision.launch.plan import LaunchPlan, plan_launch
 from provision.launch.spec import RunHost, RunSpec, Script
+from provision.onhost.supervise import LIMITS
 from provision.steps import Put, Run
 
 GOLDEN = Path(__file__).parent / "golden" / "two-hosts.txt"
@@ -140,7 +141,9 @@ def test_steps_in_order_and_plan_json_private(plan: LaunchPlan) -> None:
     assert last.sha256 == hashlib.sha256(last.content).hexdigest()
     written = json.loads(last.content)
     assert written["argv"] == list(plan.nodes[0].argv)
-    assert written["limits"] == {"grace": 15.0, "lost_after": 5.0, "start_within": 120.0}
+    limits = {"grace": 15.0, "failure_grace": 3.0, "lost_after": 5.0, "start_within": 120.0}
+    assert written["limits"] == limits
+    assert set(limits) - {"start_within"} <= set(LIMITS)  # what the supervisor goes by
     (run,) = (step.do for step in start.of("node2:2222"))
     assert isinstance(run, Run)
     assert run.argv == script("supervise", ["start", plan.nodes[1].run_dir])

@@ -115,6 +115,18 @@ def test_the_run_is_what_preflight_asked_about(facts):
     assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "85"
 
 
+def test_torchrun_gives_its_ranks_the_longer_of_both_graces(facts):
+    inventory = parse_inventory("node1\nnode2\n", "x")
+    hosts = make_run_hosts(Choice(inventory=inventory), facts, "cpu", WAYS)
+    chosen = settings(grace_after_failure="60")
+    wanted = make_wanted(chosen, hosts, "10.0.0.1", WAYS, PROOF, {})
+    spec = make_run_spec(
+        chosen, wanted, hosts, "run-1", Program(code=CODE, environ=RunEnviron(), recipe={})
+    )
+    assert (spec.grace, spec.failure_grace) == (15.0, 60.0)
+    assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "55"
+
+
 def test_clock_offsets_are_whole_seconds_and_leave_out_the_unknown(make_facts):
     facts = {
         "node1": make_facts("node1", clock_offset={"seconds": 0.3, "bound": 0.1}),
