@@ -20,6 +20,8 @@ from provision.steps import Phase, Plan, Run, Step
 
 #: Seconds that Slurm may take to end a job (KillWait, and what a file system adds).
 STOP_SECONDS = 90.0
+#: Seconds between two lines that say so.
+SAY_EVERY = 5.0
 
 
 def read_slurm_run(s: Settings) -> Path | None:
@@ -82,10 +84,13 @@ def apply_stop(out: Answer, run_dir: Path) -> None:
     for phase in plan.phases:
         for step in phase.steps:
             apply_command(step.do)
-    over = time.monotonic() + STOP_SECONDS
-    while (job.waits or job.runs) and time.monotonic() < over:
+    began = told = time.monotonic()
+    while (job.waits or job.runs) and time.monotonic() - began < STOP_SECONDS:
         time.sleep(0.5)
         job = read_job(job.job)
+        if time.monotonic() - told > SAY_EVERY:
+            told = time.monotonic()
+            out.say(f"still stopping: {job}")
     run = read_run(run_dir, job)
     _show(out, run, job)
     out.exit = errors.FINDINGS if job.waits or job.runs else errors.OK
