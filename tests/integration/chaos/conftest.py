@@ -122,9 +122,12 @@ class Chaos:
         return self.host(number).path(f"{self.nodes[number - 1].run_dir}/{name}")
 
     def supervise(self, command: str, number: int) -> dict[str, Any]:
-        """The answer of supervise.py on a host."""
-        argv = script_argv("supervise", [command, self.nodes[number - 1].run_dir])
-        said = self.host(number).run(["sh", "-c", '"$@"; true', "sh", *argv])
+        """The answer of supervise.py on a host; a start is ordered as train orders it."""
+        argv, given = script_argv("supervise", [command, self.nodes[number - 1].run_dir]), ""
+        if command == "start":
+            argv = script_argv("standby", [self.python.removeprefix("~/")])
+            given = json.dumps({"do": "start", "run_dir": self.nodes[number - 1].run_dir}) + "\n"
+        said = self.host(number).run(["sh", "-c", '"$@"; true', "sh", *argv], given=given)
         answer = said.partition("ZEROFLEET<<")[2].partition(">>ZEROFLEET")[0]
         return dict(json.loads(answer))
 
