@@ -1,11 +1,17 @@
-"""One training, three programs: ours, a plain TRL script, LLaMA-Factory.
+r"""One training, three programs: ours, a plain TRL script, LLaMA-Factory.
 
     PYTHON -m bench.train --python PYTHON [--llamafactory PYTHON2] [--rounds 3] [--json]
 
-PYTHON is that of a deployed environment (TRL is in it), PYTHON2 one with LLaMA-Factory. The same
-random Qwen3 of 23 million parameters, the same rows (all longer than what is kept of them, so that
-every program trains on as many tokens), batch, precision, optimizer and threads, in one process on
-this machine's CPU; started in turn, round by round. Of each:
+PYTHON is that of a deployed environment (TRL is in it). PYTHON2 is that of another one, with
+LLaMA-Factory: it wants older libraries than ours, and torchaudio, whose published wheels don't load
+beside a torch for CPUs. What each environment has is printed with the figures; with uv, say
+
+    uv venv lf && uv pip install --python lf/bin/python --compile-bytecode \
+        llamafactory==0.9.5 torch==2.13.0 torchvision==0.28.0 torchaudio==2.11.0
+
+The same random Qwen3 of 23 million parameters, the same rows (all longer than what is kept of them,
+so that every program trains on as many tokens), batch, precision, optimizer and threads, in one
+process on this machine's CPU; started in turn, round by round. Of each:
 
     first     seconds from the command to the first step's loss on its output
     tokens/s  of the steps after the second, by the times at which their losses were printed
@@ -34,6 +40,7 @@ LENGTH, BATCH, STEPS = 256, 2, 10
 #: Several would spin while they wait for one another: CPU seconds would count the neighbours' load.
 THREADS = 1
 LOSS = re.compile(r"'loss':")
+KEYS = ("first", "first_cpu", "tokens_per_second", "cpu", "memory")
 
 TRL = """
 import sys
@@ -134,9 +141,25 @@ def llamafactory(python: str, folder: Path, out: Path) -> list[str]:
 
 
 def read_cpu(pid: int) -> float:
-    """Seconds of CPU that a process and its threads took so far (proc(5): utime and stime)."""
+    """Seconds of CPU that a process, its threads and its ended children took so far.
+
+    proc(5), stat: utime, stime, cutime, cstime.
+    """
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def read_versions(python: str) -> dict[str, str]:
+    """The libraries that decide, as this interpreter has them."""
+    names = "torch transformers accelerate trl llamafactory"
+    code = (
+        "import json; from importlib import metadata as m;"
+        "have = {d.metadata['Name'].lower(): d.version for d in m.distributions()};"
+        f"print(json.dumps({{n: have[n] for n in {names.split()!r} if n in have}}))"
+    )
+    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
 
 
 def measure(argv: Sequence[str], log: Path) -> dict[str, Any]:
@@ -147,6 +170,7 @@ def measure(argv: Sequence[str], log: Path) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # bytecode is kept, as Python does by itself
     began = time.monotonic()
     process = subprocess.Popen(
         argv, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -175,6 +199,26 @@ def measure(argv: Sequence[str], log: Path) -> dict[str, Any]:
     }
 
 
+def compare(ours: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Our figures as multiples of another program's: tokens/s should be above 1, all else below."""
+    return {key: ours[key] / other[key] for key in KEYS}
+
+
+def show(figures: dict[str, Any]) -> None:
+    """As text, for people."""
+    for name, row in figures["medians"].items():
+        print(
+            f"{name:14} first {row['first']:6.1f} s (CPU {row['first_cpu']:5.1f} s)  "
+            f"{row['tokens_per_second']:7.0f} tokens/s  CPU {row['cpu']:6.1f} s  "
+            f"memory {row['memory'] / 2**20:6.0f} MiB"
+        )
+    for name, one in figures["ours_to"].items():
+        words = ", ".join(f"{key} {value:.2f} x" for key, value in one.items())
+        print(f"ours to {name}: {words}")
+    for name, have in figures["versions"].items():
+        print(f"{name}: {', '.join(f'{key} {value}' for key, value in have.items())}")
+
+
 def main() -> None:
     """Measure round by round; print medians."""
     parser = argparse.ArgumentParser(prog="python -m bench.train")
@@ -199,19 +243,16 @@ def main() -> None:
                 one = measure(make(python, folder, out), folder / f"{name}{number}.log")
                 print(f"{name}: {one}", file=sys.stderr, flush=True)
                 found[name].append(one)
-    keys = ("first", "first_cpu", "tokens_per_second", "cpu", "memory")
     rows = {
-        n: {k: statistics.median(r[k] for r in runs) for k in keys} for n, runs in found.items()
+        n: {k: statistics.median(r[k] for r in runs) for k in KEYS} for n, runs in found.items()
     }
+    versions = {name: read_versions(python) for name, (_, python) in programs.items()}
+    ratios = {name: compare(rows["ours"], row) for name, row in rows.items() if name != "ours"}
+    figures = {"medians": rows, "ours_to": ratios, "versions": versions, "runs": found}
     if args.json:
-        print(json.dumps({"medians": rows, "runs": found}))
+        print(json.dumps(figures))
         return
-    for name, row in rows.items():
-        print(
-            f"{name:14} first {row['first']:6.1f} s (CPU {row['first_cpu']:5.1f} s)  "
-            f"{row['tokens_per_second']:7.0f} tokens/s  CPU {row['cpu']:6.1f} s  "
-            f"memory {row['memory'] / 2**20:6.0f} MiB"
-        )
+    show(figures)
 
 
 if __name__ == "__main__":
