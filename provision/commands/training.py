@@ -12,7 +12,7 @@ from provision.commands.reach import connected_fleet
 from provision.commands.running import gather_readiness, read_ended
 from provision.deploy.spec import EnvSpec
 from provision.errors import ConfigError
-from provision.fleet import Fleet
+from provision.fleet import Fleet, error_report
 from provision.launch.apply import RunResult, apply_launch, apply_start
 from provision.launch.failure import FAILED, LOST
 from provision.launch.plan import plan_launch
@@ -100,6 +100,7 @@ def _apply_one(
 ) -> RunResult | None:
     """One run; None if it was detached from."""
     with _standing_by(out, s, fleet, env) as standby:
+        out.require(error_report(standby.errors))
         ready = gather_readiness(out, s, fleet, env, program.recipe)
         (out.report if s.print_commands else out.require)(ready.report)
         spec = make_run_spec(s, ready.wanted, ready.hosts, read_new_run_id(program), program)

@@ -23,9 +23,10 @@ _ANSWER_SECONDS = 300.0
 
 @dataclass(frozen=True, kw_only=True)
 class Standby:
-    """The scripts that stand by, by host."""
+    """The scripts that stand by, by host; ``errors``: hosts that can't be reached."""
 
     talks: dict[str, Talk] = field(default_factory=dict)
+    errors: Mapping[str, ProvisionError] = field(default_factory=dict)
 
     def apply(self, remote: Remote, phase: Phase, say: Say) -> None:
         """A host's steps of a phase, in order: by who stands by there, or else by itself."""
@@ -75,13 +76,11 @@ def _apply_step(talk: Talk, step: Step) -> Mapping[str, object]:
 
 @contextmanager
 def apply_standby(fleet: Fleet, python: str) -> Iterator[Standby]:
-    """Have every host stand by; ``python`` is the environment's there, below HOME.
-
-    A host that can't be reached stands by for nothing: the next one who asks it says so.
-    """
+    """Have every host stand by; ``python`` is the environment's there, below HOME."""
     found = fleet.fan_out(lambda remote: remote.talk("standby", [python]))
-    talks = {host: talk for host, talk in found.items() if not isinstance(talk, ProvisionError)}
-    standby = Standby(talks=talks)
+    errors = {host: error for host, error in found.items() if isinstance(error, ProvisionError)}
+    talks = {host: talk for host, talk in found.items() if isinstance(talk, Talk)}
+    standby = Standby(talks=talks, errors=errors)
     try:
         yield standby
     finally:
