@@ -34,7 +34,17 @@ def read_environment(s: Settings, shared: Path) -> tuple[str, str]:
             )
         return str(Path(s.python).expanduser().absolute()), s.accelerator
     env = read_spec(s)
-    return f"{shared}/.zerofleet/envs/{env.name}/bin/python", env.manifest.accelerator
+    return read_nodes_python(shared, env.name), env.manifest.accelerator
+
+
+def read_nodes_python(shared: Path, name: str) -> str:
+    """The Python of an environment: in the shared folder or, if it is not there, in HOME.
+
+    This machine sees the shared folder. What it does not see there can only be where deploy --slurm
+    puts it without --shared: in each node's own home.
+    """
+    path = f".zerofleet/envs/{name}/bin/python"
+    return str(shared / path if (shared / path).exists() else Path.home() / path)
 
 
 def make_job(s: Settings, program: Program) -> SlurmSpec:
@@ -121,6 +131,9 @@ def apply_slurm(out: Answer, s: Settings) -> None:
     text = render(launch, job)
     run_dir = Path(launch.nodes[0].run_dir)
     out.add(run=launch.run, sbatch=text)
+    shared = s.shared or Path.home()
+    if not s.python and not Path(launch.spec.python).is_relative_to(shared):
+        out.say(f"none in {shared}: each node's own environment, {launch.spec.python}")
     if out.dry_run:
         forecast = read_forecast(text)
         out.add(forecast=forecast)
