@@ -79,7 +79,7 @@ def read_inputs(s: Settings) -> str:
 
     Files count by name, size, times and inode: whatever is written to one changes these.
     """
-    code = [path for path in (CHECKOUT / "provision").rglob("*.*") if path.suffix != ".pyc"]
+    code = [path for path in (CHECKOUT / "provision").rglob("*.*") if path.suffix in (".py", ".sh")]
     found: list[object] = [s.torch, s.env_source, s.wheel, str(s.wheels)]
     for path in [read_lock_path(s), *sorted(s.wheels.glob("*")), *sorted(code)]:
         try:

@@ -172,6 +172,7 @@ def test_our_own_rules_count(s, tmp_path, monkeypatch):
     (tmp_path / "provision" / "compat.py").write_text("1")
     monkeypatch.setattr(unchanged, "CHECKOUT", tmp_path)
     before = read_inputs(s)
+    (tmp_path / "provision" / "compat.cpython-311.pyc.7").write_text("as Python writes bytecode")
     assert read_inputs(s) == before
     (tmp_path / "provision" / "compat.py").write_text("12")
     assert read_inputs(s) != before
