@@ -103,6 +103,7 @@ def toolchain(out, s):
     """Show what a wheel would be built with here, and everything that would stop the build."""
     from provision.build.cache import cache_dir
     from provision.build.compare import compare_toolchain, without_missing
+    from provision.build.source import read_source
     from provision.build.spec import parse_build_spec
     from provision.build.toolchain import read_native_level, read_toolchain
     from provision.hosts.targets import fill_flags
@@ -110,6 +111,7 @@ def toolchain(out, s):
     flags = fill_flags({flag: getattr(s, flag) for flag in BUILD}, None)
     flags["accelerator"] = s.accelerator or (None if s.arch else "cpu")
     spec = parse_build_spec(**flags, native=read_native_level())
+    read_source(spec)  # one of your own may not be there
     found = read_toolchain(Context(), spec, cache_dir(os.environ))
     out.report(compare_toolchain(without_missing(spec, found), found), full=True)
 

@@ -22,12 +22,15 @@ OK, FINDINGS, USAGE, UNREACHABLE, BUILD_FAILED, RANK_FAILED, INTERRUPTED = 0, 1,
 class ProvisionError(Exception):
     """One clear error: what is wrong, what was found, what was expected, what to do.
 
-    ``str(error)`` is the one line that a user reads.
+    ``str(error)`` is the one line that a user reads. Of an OSError as ``found`` its reason alone
+    is told: ``what`` names the file.
     """
 
     exit_code = FINDINGS
 
     def __init__(self, what: str, *, found: object, expected: object, remedy: str) -> None:
+        if isinstance(found, OSError) and found.strerror:
+            found = found.strerror
         self.what = what
         self.found = str(found)
         self.expected = str(expected)

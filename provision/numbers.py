@@ -12,6 +12,7 @@ _AT_LEAST_1 = {"connect_timeout", "answer_timeout", "workers", "master_port", "n
 _AT_LEAST_1 |= {"max_new_tokens", "grace", "grace_after_failure"}
 #: A supervisor asks one that is silent after 2 s (onhost/heartbeat.py): sooner, none is lost.
 _LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), "lost_after": 3, "start_within": 10}
+_LEAST |= dict.fromkeys(("keep_last", "wait", "tail", "rank"), 0)
 _AT_MOST = {"master_port": 65535}
 
 

@@ -111,7 +111,7 @@ class Answer:
                 for hosts, f in merged(report.findings)
             ]
             self.table(("host", "subject", "level", "found", "expected", "why, what to do"), rows)
-        if full and report.ok:
+        if full and report.ok and self.exit == 0:  # nor did anything that was asked before
             self.text(f"ok: {len(report.findings)} findings, none of them fails")
         # A table has shown the warnings.
         said = report.failing if full else report.telling

@@ -26,10 +26,18 @@ STOP_SECONDS = 45.0
 
 
 def gather_wanted(out: Answer, s: Settings, fleet: Fleet) -> KnownRun:
-    """The run that the command line names. Hosts that can't be asked are said, and left out."""
+    """The run that the command line names. Hosts that can't be asked are said, and left out.
+
+    The command ends here where no other host knows of it: one of them may.
+    """
     runs, errors = gather_runs(fleet)
+    try:
+        found = choose_run(runs, str(s.run))
+    except ConfigError:
+        out.require(error_report(errors))
+        raise
     out.report(error_report(errors))
-    return choose_run(runs, str(s.run))
+    return found
 
 
 def shown_hosts(run: KnownRun, s: Settings) -> dict[str, str]:

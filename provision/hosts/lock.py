@@ -124,8 +124,10 @@ def read_lock(path: Path, *, needed: bool = False) -> Lock | None:
         if not needed:
             return None
         remedy = "write one while the hosts are as they should be: invoke lock"
-    except (OSError, UnicodeDecodeError) as error:
-        raise _broken(str(path), str(error)) from None
+    except OSError as error:
+        raise _broken(str(path), error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise _broken(str(path), "not UTF-8 text") from None
     raise ConfigError(str(path), found="no such file", expected="a drift lock", remedy=remedy)
 
 

@@ -244,7 +244,11 @@ def _require_same(manifest: WheelManifest, wheel: Path) -> None:
 
 
 def read_wheel_paths(folder: Path) -> tuple[Path, ...]:
-    """The DeepSpeed wheels of a folder, by file name."""
+    """The DeepSpeed wheels of a folder, by file name; ConfigError if that is a file."""
+    if folder.is_file():
+        raise ConfigError(
+            "--wheels", found=f"a file, {folder}", expected="a folder of wheels", remedy="name one"
+        )
     return tuple(sorted(folder.glob(WHEELS)))
 
 

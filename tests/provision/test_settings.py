@@ -117,6 +117,13 @@ def test_a_count_is_a_number_or_not_given(flag: str) -> None:
         make_settings({}, {flag: "x"}, Path("/"))
 
 
+@pytest.mark.parametrize("flag", ["rank", "tail", "keep_last", "wait"])
+def test_a_count_is_not_below_none(flag: str) -> None:
+    option = f"--{flag.replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"{option}: found '-1', expected a number, 0 or more"):
+        make_settings({}, {flag: "-1"}, HERE)
+
+
 def test_packages_are_words_or_a_list_and_a_glibc_is_no_number():
     assert make_settings({"packages": ["a>=1,<2", "b"], "glibc": 2.28}, {}, HERE).packages == (
         "a>=1,<2 b"

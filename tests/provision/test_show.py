@@ -102,6 +102,18 @@ def test_require_ends_the_command(capsys):
     assert run(body, capsys)[0] == 3
 
 
+def test_nothing_is_called_ok_where_a_host_was_not_asked(capsys):
+    def body(out):
+        out.report(Report(findings=(finding(Level.ERROR, subject=SSH),)))
+        out.report(Report(findings=(finding(Level.OK),)), full=True)
+
+    code, shown, _ = run(body, capsys, json_out=False)
+    assert code == 3
+    assert "none of them fails" not in shown
+    shown = run(lambda o: o.report(Report(), full=True), capsys, json_out=False)[1]
+    assert "ok: 0 findings, none of them fails" in shown
+
+
 def test_two_reports_are_both_in_the_object_and_the_first_failure_decides(capsys):
     def body(out):
         out.report(Report(findings=(finding(Level.ERROR, subject=SSH),)))

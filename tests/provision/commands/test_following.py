@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from invoke import Config, Context
 
+from provision.commands import following
 from provision.commands.following import log_lines, plan_stop, shown_hosts, stop_seconds
 from provision.commands.runs_tasks import TASKS
-from provision.errors import ConfigError
+from provision.errors import ConfigError, UnreachableError
 from provision.launch.runs import KnownRun
 from provision.settings import make_settings
+from provision.show import Answer, Stop
 
 
 def run_of(*states: str) -> KnownRun:
@@ -88,6 +90,22 @@ def test_a_run_is_named_by_position_and_logs_follow_with_one_letter() -> None:
     assert named == {"status", "logs", "attach", "stop", "collect", "resume", "report"}
     assert {given[0].name for name, given in arguments.items() if name in named} == {"run"}
     assert any(set(one.names) == {"follow", "f"} for one in arguments["logs"])
+
+
+def test_a_run_that_a_silent_host_may_know_is_not_said_to_be_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silent = UnreachableError("node2: ssh", found="no answer", expected="an answer", remedy="look")
+    known = (run_of("running"),)
+    monkeypatch.setattr(following, "gather_runs", lambda _: (known, {"node2": silent}))
+    fleet: Any = None
+    out = Answer(json=True)
+    with pytest.raises(Stop):
+        following.gather_wanted(out, settings(run="other"), fleet)
+    assert out.exit == 3
+    out = Answer(json=True)
+    assert following.gather_wanted(out, settings(run="last"), fleet).run == "r"
+    assert out.exit == 3  # one host was not asked, all the same
 
 
 def test_a_flag_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,9 @@ def test_no_wheel(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no wheel.*run build-deepspeed first"):
         read_wheel(tmp_path)
     assert read_wheels(tmp_path / "nowhere") == ()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--wheels: found a file, "):
+        read_wheels(tmp_path / "file")
     with pytest.raises(ConfigError, match="no such file"):
         read_wheel(tmp_path, "deepspeed-1-py3-none-any.whl")
 
