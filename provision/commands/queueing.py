@@ -154,7 +154,7 @@ def apply_slurm(out: Answer, s: Settings) -> None:
         out.add(file=str(s.file))
         out.say(f"{s.file}: its logs and results go to {run_dir}")
     if submits:
-        done, reason = apply_queued(run_dir, launch.run)
+        done, reason = apply_queued(run_dir, launch.run, made=not s.file)
         out.add(**done.as_json(), waits_for=reason or None)
         out.text(done.job)
         out.say(f"run {done.run}, log {run_dir / 'job.log'}")

@@ -8,11 +8,19 @@ limits, or whose account may not use it, and leaves it in the queue for ever
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from pathlib import Path
 
 from provision.errors import ConfigError
-from provision.slurm.submit import Job, apply_command, apply_submit, read_slurm, refusal
+from provision.slurm.submit import (
+    RECORD,
+    Job,
+    apply_command,
+    apply_submit,
+    read_slurm,
+    refusal,
+)
 from provision.steps import Run
 
 #: Slurm looks at a job when it is submitted; a busy controller a moment later.
@@ -47,15 +55,24 @@ def read_reason(job: str, seconds: float = SECONDS) -> str:
         time.sleep(POLL)
 
 
-def apply_queued(run_dir: Path, run: str) -> tuple[Job, str]:
+def apply_queued(run_dir: Path, run: str, *, made: bool = False) -> tuple[Job, str]:
     """Submit a run's job file: the job, and why it waits.
 
     Raises ConfigError, with Slurm's words, when Slurm refuses it, or would never start it: it is
-    then taken out of the queue again.
+    then taken out of the queue again, and the run's folder is as it was. ``made``: the folder was
+    made for this job alone, and goes with it.
     """
+    record = run_dir / RECORD
+    before = record.read_bytes() if record.exists() else None
     job = apply_submit(run_dir, run)
     reason = read_reason(job.job)
     if error := never_starts(reason):
         apply_command(Run(argv=("scancel", job.job)))
+        if made:
+            shutil.rmtree(run_dir)
+        elif before is None:
+            record.unlink()
+        else:
+            record.write_bytes(before)
         raise error
     return job, reason
