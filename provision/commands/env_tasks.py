@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from provision.commands.flags import FLEET, WHEEL, command
+from provision.commands.flags import FLEET, NODES, WHEEL, command
 from provision.commands.reach import connected_fleet
+from provision.commands.slurm_tasks import connected_homes
 from provision.settings import Settings
 from provision.show import Answer
 
@@ -33,14 +34,14 @@ def lock_env(out: Answer, s: Settings) -> None:
     apply_lock_env(out, s)
 
 
-@command(*FLEET, "check")
+@command(*FLEET, *NODES, "check")
 def envs(out: Answer, s: Settings) -> None:
     """Show which environments are on which hosts, what uses them, and (--check) whether whole."""
     from provision.deploy.envs import COLUMNS, HostEnvs, gather_envs, lines, rows
     from provision.deploy.whole import gather_checked, judge_checked
     from provision.fleet import error_report
 
-    with connected_fleet(s) as fleet:
+    with connected_homes(out, s) as fleet:
         answers = gather_envs(fleet, out.say)
         checked = gather_checked(fleet, out.say) if s.check else {}
     found = {host: here for host, here in answers.items() if isinstance(here, HostEnvs)}
@@ -55,14 +56,14 @@ def envs(out: Answer, s: Settings) -> None:
         out.report(judge_checked(whole), full=True)
 
 
-@command(*FLEET, "to", "wait", "dry_run")
+@command(*FLEET, *NODES, "to", "wait", "dry_run")
 def rollback(out: Answer, s: Settings) -> None:
     """Have every host use the environment that it used before, or none of them (--to names one)."""
     from provision.commands.deploying import locked
     from provision.deploy.apply import Deploying, apply_deploy
     from provision.deploy.rollback import judge_rollback, plan_rollback, targets
 
-    with connected_fleet(s) as fleet, locked(out, s, fleet, "rollback") as hold:
+    with connected_homes(out, s) as fleet, locked(out, s, fleet, "rollback") as hold:
         found = gather_there(out, fleet)
         chosen = targets(found, s.to)
         out.require(judge_rollback(found, chosen, s.to))

@@ -124,10 +124,10 @@ HELP = {
     "folder": "the demo's folder (default zerofleet-demo/ in the checkout)",
     "keep": "leave the demo's hosts up until Ctrl-C",
     "slurm": "train: as a Slurm job; hosts: the nodes of a Slurm job's number, or of a partition; "
-    "deploy, parity: those nodes in place of hosts over SSH",
+    "deploy, parity, envs, rollback: those nodes in place of hosts over SSH",
     "shared": "folder that every node sees; takes the part of HOME there (default: your HOME)",
-    "time": "time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS (default 20:00:00; deploy, "
-    "parity: 1:00:00)",
+    "time": "time limit of the job: minutes, HH:MM:SS or D-HH:MM:SS (default 20:00:00; for "
+    "nodes of other commands 1:00:00)",
     "partition": "Slurm's partition (default: Slurm's)",
     "account": "account that the job is charged to (default: Slurm's)",
     "qos": "quality of service (default: Slurm's)",
@@ -185,20 +185,8 @@ SLURM = (
     "no_preflight",
 )
 #: Nodes for a command that otherwise asks hosts over SSH.
-NODES = (
-    "slurm",
-    "shared",
-    "nodes",
-    "gpus",
-    "time",
-    "account",
-    "qos",
-    "constraint",
-    "cpus_per_task",
-    "mem",
-    "exclusive",
-    "sbatch",
-)
+NODES = ("slurm", "shared", "nodes", "gpus", "time", "account", "qos", "constraint",
+         "cpus_per_task", "mem", "exclusive", "sbatch")  # fmt: skip
 LAUNCH = ("code", "launcher", "env", "numa_binding", "print_commands", "detach", "retries")
 LIMITS = ("grace", "grace_after_failure", "lost_after", "start_within")
 _SWITCHES = (

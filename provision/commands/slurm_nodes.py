@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from provision.commands.deploying import apply_planned, gather_deploy
 from provision.commands.environments import EXISTING, read_spec
 from provision.commands.queueing import NODES
 from provision.deploy.plan import deployed
 from provision.errors import ConfigError
-from provision.fleet import Fleet, connected
+from provision.fleet import Fleet, connected, error_report
+from provision.hosts.facts import gather_facts
+from provision.hosts.machines import home_owners
+from provision.inventory import Inventory
 from provision.remote import SshOptions
 from provision.settings import Settings
 from provision.show import Answer
@@ -70,6 +74,20 @@ def connected_slurm(out: Answer, s: Settings) -> Iterator[Fleet]:
         out.add(slurm={"job": allocation.job, "nodes": list(inventory.labels)})
         with connected(inventory, options, reached) as fleet:
             yield fleet
+
+
+@contextmanager
+def connected_slurm_homes(out: Answer, s: Settings) -> Iterator[Fleet]:
+    """One node for each home of the nodes: what is done to a home is done once.
+
+    The command ends here if a node can't be asked which home it has.
+    """
+    with connected_slurm(out, s) as fleet:
+        gathered = gather_facts(fleet, say=out.say)
+        out.require(error_report(gathered.errors))
+        owners = home_owners(gathered.facts)
+        hosts = tuple(host for host in fleet.inventory if owners[host.label] == host.label)
+        yield replace(fleet, inventory=Inventory(hosts=hosts))
 
 
 def apply_slurm_deploy(out: Answer, s: Settings) -> None:

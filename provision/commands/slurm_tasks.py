@@ -59,7 +59,7 @@ def wants_slurm(s: Settings) -> bool:
 
 
 def wants_nodes(s: Settings) -> bool:
-    """Whether deploy or parity is about Slurm's nodes; ConfigError for flags that contradict it."""
+    """Whether a command is about Slurm's nodes; ConfigError for flags that contradict that."""
     job = s.slurm if isinstance(s.slurm, str) and s.slurm.isdecimal() else ""
     sizes = [flag for flag in NODES if flag not in ("slurm", "shared")]
     foreign = ["hosts", "ssh_config", "accept_new"] if s.slurm else list(NODES)
@@ -80,6 +80,15 @@ def connected_hosts(out: Answer, s: Settings) -> AbstractContextManager[Fleet]:
     from provision.commands.slurm_nodes import connected_slurm
 
     return connected_slurm(out, s)
+
+
+def connected_homes(out: Answer, s: Settings) -> AbstractContextManager[Fleet]:
+    """The hosts of the hosts file or, with --slurm, one node for each home that nodes have."""
+    if not wants_nodes(s):
+        return connected_fleet(s)
+    from provision.commands.slurm_nodes import connected_slurm_homes
+
+    return connected_slurm_homes(out, s)
 
 
 def deploy_to_nodes(out: Answer, s: Settings) -> None:

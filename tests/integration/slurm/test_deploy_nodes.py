@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,16 @@ TWO = "--sbatch=--nodelist=node1,node2"
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A user's folder on the head. ``home``: what nodes have for HOME, together or each its own."""
+    """A user's folder on the head. ``home``: what nodes have for HOME, together or each its own.
+
+    ``locks``: the packages of two environments.
+    """
 
     slurm: bed.Slurm
     folder: Path
     home: Path
     environ: dict[str, str]
+    locks: tuple[str, str]
 
     def invoke(self, *words: str) -> subprocess.CompletedProcess[str]:
         """``invoke …``, typed on the head."""
@@ -80,14 +84,15 @@ def shared(
     wheels, house = folder / "wheels", folder / "house"
     for path in (wheels, house, folder / "home"):
         path.mkdir()
-    torch, big, one, _ = make_packages(house)
+    torch, big, *ones = make_packages(house)
     make_deepspeed(wheels, torch)
     bring_uv(house, cache / "xdg")
     make_checkout(folder / "checkout", {"wheels": str(wheels)})
-    (folder / "checkout" / "locks" / "train.lock").write_text(big.line + one.line)
+    locks = (big.line + ones[0].line, big.line + ones[1].line)
+    (folder / "checkout" / "locks" / "train.lock").write_text(locks[0])
     environ = {"PIP_FIND_LINKS": house.as_uri(), "PIP_NO_INDEX": "1"}
     environ["XDG_CACHE_HOME"] = str(folder / "cache")
-    yield Site(slurm=slurm, folder=folder, home=folder / "home", environ=environ)
+    yield Site(slurm=slurm, folder=folder, home=folder / "home", environ=environ, locks=locks)
     slurm.say("scancel", "--user=root")
     slurm.mend()
 
@@ -104,10 +109,10 @@ def private(shared: Site) -> Site:
         enter = ["nsenter", f"--target={shared.slurm.pids[node]}", "--mount", "--"]
         subprocess.run([*enter, "mount", "--bind", str(disk), str(home)], check=True)
     # They end with the bed.
-    return Site(slurm=shared.slurm, folder=shared.folder, home=home, environ=shared.environ)
+    return replace(shared, home=home)
 
 
-def test_a_shared_home_is_given_one_environment_and_the_nodes_are_given_back(shared: Site) -> None:
+def test_a_shared_home_is_given_one_environment_and_goes_back_to_it(shared: Site) -> None:
     code, answer, said = shared.deploy("--slurm=debug", TWO)
     assert code == 0, said
     hosts = answer["hosts"]
@@ -124,6 +129,16 @@ def test_a_shared_home_is_given_one_environment_and_the_nodes_are_given_back(sha
     code, answer, said = shared.deploy("--slurm=debug", "--nodes=3", "--dry-run")
     assert code == 0, said
     assert answer["plan"] == {"phases": []}
+
+    (shared.folder / "checkout" / "locks" / "train.lock").write_text(shared.locks[1])
+    code, _, said = shared.deploy("--slurm=debug", TWO)
+    assert code == 0, said
+    newer = current.readlink()
+    done = shared.invoke("rollback", "--slurm=debug", TWO, f"--shared={shared.home}", "--json")
+    assert done.returncode == 0, done.stderr
+    was = {"env": Path(hosts["node1"]["env"]).name, "was": newer.name}
+    assert json.loads(done.stdout)["hosts"] == {"node1": was}
+    assert current.readlink().name == was["env"]
     shared.idle()
 
 
