@@ -1,6 +1,6 @@
 """Does training come out right? Every objective, ZeRO stage, offload, precision, full and LoRA.
 
-    cd CHECKOUT && PYTHON -m bench.matrix              # everything: an hour on two cores
+    cd CHECKOUT && PYTHON -m bench.matrix              # everything: 192 cells
     cd CHECKOUT && PYTHON -m bench.matrix --thin       # what the tests run, minutes
     cd CHECKOUT && PYTHON -m bench.matrix --only sft,zero3,lora
 
