@@ -34,22 +34,29 @@ def load_tokenizer(args: ModelArgs, *, chats: bool = True) -> PreTrainedTokenize
 
     Raises RequestError when that is missing.
     """
-    tokenizer = AutoTokenizer.from_pretrained(
-        args.tokenizer_name_or_path or args.model_name_or_path,
-        revision=args.model_revision,
-        trust_remote_code=args.trust_remote_code,
-    )
+    named = args.tokenizer_name_or_path or args.model_name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            named, revision=args.model_revision, trust_remote_code=args.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise RequestError(f"no tokenizer can be loaded from {named}: {_first(error)}") from error
     if args.chat_template:
         tokenizer.chat_template = read_template(args.chat_template)
     if chats and not tokenizer.chat_template:
         raise RequestError(
-            f"{args.tokenizer_name_or_path or args.model_name_or_path} has no chat template (a "
-            "base model, not an instruct one?): give one with --chat_template, by name or FILE"
+            f"{named} has no chat template (a base model, not an instruct one?): give one with "
+            "--chat_template, by name or FILE"
         )
     if tokenizer.pad_token_id is None:
         # Padding is masked from attention and loss, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error that transformers explains at length."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def weights_dtype(training: SftArgs, lora: LoraArgs) -> torch.dtype:
@@ -85,10 +92,11 @@ def load_model(
             **quantize.load_arguments(quantization),
             **({"attn_implementation": wanted} if wanted else {}),
         )
-    except (ImportError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         if wanted and re.search("attn|attention", str(error), re.IGNORECASE):
             raise RequestError(f"--attn_implementation {wanted}: {error}") from error
-        raise
+        where = f"no model can be loaded from {args.model_name_or_path}"
+        raise RequestError(f"{where}: {_first(error)}") from error
     if wanted and model.config._attn_implementation != wanted:
         raise RequestError(
             f"--attn_implementation {wanted}: the model uses {model.config._attn_implementation}"

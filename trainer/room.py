@@ -60,6 +60,16 @@ def _probe(folder: Path) -> str | None:
     return None
 
 
+def make_folder(output: Path) -> None:
+    """``output``, or RequestError."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(
+            f"{os.uname().nodename}: --output_dir {output}: {error.strerror}: name another folder"
+        ) from error
+
+
 @contextlib.contextmanager
 def told(where: Path | None = None) -> Iterator[None]:
     """Whatever else finds no room: one line, with the file if it is known, or else ``where``."""

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
@@ -62,6 +63,7 @@ def _train(objective: Objective, argv: Sequence[str] | None) -> None:
         if training.process_index == 0:
             print(f"trainer: {line}", file=sys.stderr, flush=True)
 
+    room.make_folder(Path(training.output_dir))
     set_seed(training.seed)
     if training.deepspeed:
         lean.spare_compiler(training.hf_deepspeed_config.config)

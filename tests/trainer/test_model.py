@@ -124,3 +124,15 @@ def test_rows_longer_than_the_model_is_an_error(model: PreTrainedModel) -> None:
 def test_full_training_without_deepspeed_keeps_fp32_weights(training: SftArgs) -> None:
     assert weights_dtype(training, LoraArgs(use_peft=False)) == torch.float32
     assert weights_dtype(training, LoraArgs(use_peft=True)) == torch.bfloat16
+
+
+def test_what_is_no_model_is_one_line(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for folder, why in ((tmp_path, "model_type"), (tmp_path / "nowhere", "nowhere")):
+        args = ModelArgs(model_name_or_path=str(folder))
+        with pytest.raises(RequestError, match=f"no model can be loaded from .*{why}") as error:
+            load_model(args, torch.bfloat16)
+        assert "\n" not in str(error.value)
+        with pytest.raises(RequestError, match="no tokenizer can be loaded from") as error:
+            load_tokenizer(args)
+        assert "\n" not in str(error.value)

@@ -95,6 +95,16 @@ def test_what_else_of_a_run_finds_no_room() -> None:
         Path("/dev/full").write_text("a" * 100_000)
 
 
+def test_a_folder_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:
+    room.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        RequestError, match=r"--output_dir .*: Not a directory: name another folder"
+    ):
+        room.make_folder(tmp_path / "file" / "b")
+
+
 def test_a_result_that_is_replaced_in_vain_is_still_there(tmp_path: Path) -> None:
     old, new = tmp_path / "model.safetensors", tmp_path / "adapter_model.safetensors"
     old.write_text("old")
