@@ -83,6 +83,57 @@ def test_a_stage_trains_and_brings_its_adapter(
     assert f"ZeRO-{zero}" in done.stderr
 
 
+#: Rows of each objective, as many as make a few batches for two ranks.
+ROWS = {
+    "orpo": [
+        {"prompt": f"What is {n} plus 1?", "chosen": f"It is {n + 1}.", "rejected": "Who knows?"}
+        for n in range(16)
+    ],
+    "pretrain": [
+        {"text": f"One more than {n} is {n + 1}, and two more is {n + 2}."} for n in range(99)
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("objective", "launcher", "figure"),
+    [
+        ("orpo", "torchrun", "log_odds"),
+        ("pretrain", "torchrun", None),
+        ("pretrain", "deepspeed", None),
+    ],
+)
+def test_another_objective_trains_over_both_hosts(
+    deployed: Fleet,
+    zf_run: ZfRun,
+    tmp_path: Path,
+    objective: str,
+    launcher: str,
+    figure: str | None,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS[objective]))
+    args = [*TRAIN, "--recipe", objective, "--data", str(rows), "--launcher", launcher, *QUICK]
+    done = zf_run(
+        [*args, "--set", "block_size=64"] if objective == "pretrain" else args, deployed.folder
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    answer = json.loads(done.stdout)
+    assert answer["state"] == "finished"
+    assert [(r["host"], r["state"]) for r in answer["ranks"]] == [
+        ("node1", "finished"),
+        ("node2", "finished"),
+    ]
+    run = deployed.hosts[0].home / ".zerofleet" / "runs" / answer["run"]
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    begin = events[0]
+    assert (begin["world_size"], begin["zero_stage"], begin["rows"] > 1) == (2, 2, True)
+    steps = [event for event in events if event["event"] == "step"]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(step["loss"] > 0 for step in steps)
+    assert figure is None or all(figure in step for step in steps)
+
+
 def test_a_rank_that_dies_ends_the_run_everywhere_and_is_named(
     deployed: Fleet, zf_start: ZfStart
 ) -> None:
