@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,7 +13,8 @@ from provision.commands.queueing import NODES
 from provision.deploy.plan import deployed
 from provision.errors import ConfigError
 from provision.fleet import Fleet, connected, error_report
-from provision.hosts.facts import gather_facts
+from provision.hosts.facts import HostFacts, gather_facts, parse_facts
+from provision.hosts.here import HERE
 from provision.hosts.machines import home_owners
 from provision.inventory import Inventory
 from provision.remote import SshOptions
@@ -25,7 +26,7 @@ from provision.slurm.allocation import (
     salloc_argv,
     step_environ,
 )
-from provision.slurm.node import nodes_of
+from provision.slurm.node import Node, nodes_of
 from provision.slurm.spec import SlurmSpec, parse_slurm_spec
 from provision.wheel.manifest import read_wheel, read_wheels
 
@@ -90,6 +91,17 @@ def connected_slurm_homes(out: Answer, s: Settings) -> Iterator[Fleet]:
         yield replace(fleet, inventory=Inventory(hosts=hosts))
 
 
+def apply_shortcuts(fleet: Fleet, hosts: Mapping[str, HostFacts]) -> None:
+    """Have files put into the nodes' homes from here, where this machine sees those homes."""
+    place = ""
+    for host, facts in hosts.items():
+        node = fleet.connections[host]
+        assert isinstance(node, Node)
+        place = place or parse_facts(HERE, node.gather_here("probe"))["home.place"].value or "?"
+        if facts["home.place"].value == place:
+            fleet.connections[host] = replace(node, here=True)
+
+
 def apply_slurm_deploy(out: Answer, s: Settings) -> None:
     """Deploy to nodes, as over SSH; a dry run has nodes too, as it reads what they are."""
     if s.env_source == EXISTING:
@@ -103,5 +115,7 @@ def apply_slurm_deploy(out: Answer, s: Settings) -> None:
     with connected_slurm(out, s) as fleet:
         first = gather_deploy(out, s, fleet, spec)
         out.plan(first.plan)
+        if not first.plan.empty:
+            apply_shortcuts(fleet, first.facts)
         done = apply_planned(out, s, fleet, spec, first)
     out.deployed(deployed(spec, done.plan, done.facts))

@@ -17,8 +17,10 @@ from provision.script import script_argv
 from provision.session import Remote, Say
 from provision.slurm.allocation import Allocation
 from provision.steps import Put
-from provision.talk import ProcessChannel, Talk
+from provision.talk import SILENCE_SECONDS, ProcessChannel, Talk
 
+#: The script that puts what is pushed into a home.
+_PUSH = "relay"
 #: Seconds that a step may take to end once nobody talks to it.
 _PATIENCE = 5.0
 # A login's folder is HOME; a job's may be one that only the login node has.
@@ -56,10 +58,15 @@ def parse_errors(label: str, said: str) -> tuple[str, NodeError | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Node(Remote):
-    """A node. ``channels``: its steps, as long as they are not closed."""
+    """A node. ``channels``: its steps, as long as they are not closed.
+
+    ``here``: this machine sees the node's home. What is pushed is then put there from here: srun's
+    stdin goes by the kilobyte.
+    """
 
     allocation: Allocation
     cxn: Any = None
+    here: bool = False
     channels: set[ProcessChannel] = field(default_factory=set, repr=False)
 
     @property
@@ -82,11 +89,10 @@ class Node(Remote):
         alone = ("--nodes=1", "--ntasks=1", "--overlap", "--cpu-bind=none", "--mpi=none")
         return ("srun", *where, *alone, "--quiet", "--chdir=/", *_AT_HOME, *argv)
 
-    def apply_start(self, argv: Sequence[str]) -> ProcessChannel:
-        """A step, to be talked to; it ends with the channel."""
-        channel = ProcessChannel(
-            self.argv(argv), environ=self.allocation.environ, patience=_PATIENCE
-        )
+    def apply_start(self, argv: Sequence[str], *, here: bool = False) -> ProcessChannel:
+        """A step, or a process of this machine (``here``), that ends with its channel."""
+        argv = (*_AT_HOME, *argv) if here else self.argv(argv)
+        channel = ProcessChannel(argv, environ=self.allocation.environ, patience=_PATIENCE)
         self.channels.add(channel)
         return channel
 
@@ -133,8 +139,18 @@ class Node(Remote):
 
     def talk(self, script: str, args: Sequence[str] = (), python: str = "") -> Talk:
         """Start ``onhost/<script>.py args…`` there, to be told more over its stdin."""
-        channel = self.apply_start(script_argv(script, args, python))
+        argv = script_argv(script, args, python)
+        channel = self.apply_start(argv, here=self.here and script == _PUSH)
         return Talk(label=self.label, channel=channel, why=lambda said: self._parse(said)[1])
+
+    def gather_here(self, script: str, args: Sequence[str] = ()) -> dict[str, object]:
+        """The answer of a script on this machine, with the home that steps have."""
+        channel = self.apply_start(script_argv(script, args), here=True)
+        talk = Talk(label="this machine", channel=channel)
+        try:
+            return talk.receive(SILENCE_SECONDS * 2)
+        finally:
+            talk.close()
 
     def _parse(self, said: str) -> tuple[str, NodeError | None]:
         return parse_errors(self.label, said)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,21 @@ def test_closing_a_node_ends_its_conversations(node: Node) -> None:
     channel = node.talk("hold", ["take", "{}"]).channel
     node.close()
     assert channel.process.returncode is not None
+
+
+def test_what_is_pushed_to_a_home_that_this_machine_sees_takes_no_step(
+    node: Node, tmp_path: Path
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\nexit 9\n")
+    seen = replace(node, here=True)
+    assert seen.gather_here("place", ["folders", "a/b"]) == {"targets": [f"{tmp_path}/home/a/b"]}
+    talk = seen.talk("relay")
+    talk.send({"do": "begin", "files": [], "serve": False, "cert": "", "key": "", "token": "",
+               "address": "", "rate": 0.0})  # fmt: skip
+    assert talk.receive(60)["held"] == []
+    with pytest.raises(HostError):
+        seen.ask("place", ["folders", "a/b"])
+    seen.close()
 
 
 def test_files_go_there_and_come_back(node: Node, tmp_path: Path) -> None:
