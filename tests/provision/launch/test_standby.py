@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from provision.errors import HostError
-from provision.launch.standby import Standby
+from provision.errors import HostError, ProvisionError, UnreachableError
+from provision.launch.standby import Standby, apply_standby
 from provision.script import script_argv
 from provision.steps import Phase, Put, Run, Step
 from provision.talk import ProcessChannel, Talk
@@ -30,7 +30,7 @@ class Host:
 
 @pytest.fixture
 def talk() -> Iterator[Talk]:
-    channel = ProcessChannel(script_argv("standby", [""]), patience=5.0)
+    channel = ProcessChannel(script_argv("standby", [""]), patience=30.0)
     yield Talk(label="node1", channel=channel)
     channel.close()
 
@@ -82,3 +82,16 @@ def test_a_host_where_nobody_stands_by_is_told_each_step(talk: Talk, tmp_path: P
     standby.apply(host, phase, print)  # type: ignore[arg-type]
     assert host.applied == [phase, phase]
     assert standby.talks == {}
+
+
+def test_who_can_not_stand_by_is_told_apart_and_the_others_end_with_the_command(talk: Talk) -> None:
+    error = UnreachableError("node2: ssh", found="none", expected="a session", remedy="start it")
+
+    class Hosts:
+        def fan_out(self, _: Any) -> dict[str, Talk | ProvisionError]:
+            return {"node1": talk, "node2": error}
+
+    with apply_standby(Hosts(), "python") as standby:  # type: ignore[arg-type]
+        assert standby.talks == {"node1": talk}
+        assert standby.errors == {"node2": error}
+    assert talk.channel.process.poll() == 0
