@@ -78,5 +78,18 @@ def test_one_host_that_fails_leaves_every_host_as_it_was(fleet: Fleet, zf_run: Z
         assert (home / "current").resolve() == next(home.glob("envs/*/complete.json")).parent
 
     again = zf_run(["deploy", "--json"], fleet.folder)
-    answer = json.loads(again.stdout)
-    assert {host["changed"] for host in answer["hosts"].values()} == {False}
+    assert "every host is as it was on" in again.stderr
+    same = json.loads(again.stdout)
+    assert {host["changed"] for host in same["hosts"].values()} == {False}
+    assert {host["env"] for host in same["hosts"].values()} == {
+        host["env"] for host in answer["hosts"].values()
+    }
+
+    os.utime(second / "current" / "complete.json")  # proved again, as far as can be seen
+    seen = zf_run(["deploy", "--json"], fleet.folder)
+    assert "not every host is as it was" in seen.stderr
+    whole = json.loads(seen.stdout)
+    assert {**whole, "findings": []} == {**same, "findings": []}
+    once_more = zf_run(["deploy", "--json"], fleet.folder)
+    assert "every host is as it was on" in once_more.stderr
+    assert json.loads(once_more.stdout) == whole  # nothing that a whole look finds is left out
