@@ -4,9 +4,10 @@
 
 Four namespaced hosts of this machine (tests/integration/cluster) share its cores, for all ways
 alike; each has the demo's environment. One rank a host runs a script whose first statement writes
-down the time; a round is one start of every way, one after the other. ``ours`` is the whole of
-``invoke train --script`` on hosts that nothing is known of: facts, preflight and supervision, too.
-The others test nothing. ``supervised``: of that, until the first host's supervisor was there.
+down the time; a round is one start of every way, one after the other, and the first round is not
+counted: files come from the disk then, and preflight loads the environment's ops, once. ``ours`` is
+the whole of ``invoke train --script``: facts, preflight and supervision, too. The others test
+nothing. ``supervised``: of that, until the first host's supervisor was there.
 ``cpu``: CPU seconds of the whole machine until all ranks have begun, true where nobody else works:
 hosts that share few cores are as fast as these are few, however well anything is overlapped.
 
@@ -281,12 +282,14 @@ def main() -> int:
     starts: dict[str, list[dict[str, float]]] = {way: [] for way in args.ways}
     deaths: dict[str, float | None] = {}
     try:
-        for number in range(args.rounds):
+        for number in range(args.rounds + 1):
             for way in args.ways:
                 found = time_start(bench, way, f"{way}-{number}")
-                starts[way].append(found)
+                if number:
+                    starts[way].append(found)
                 said = ", ".join(f"{what} {seconds:.2f} s" for what, seconds in found.items())
-                print(f"round {number}: {way}: {said or 'failed'}")
+                name = f"round {number}" if number else "not counted"
+                print(f"{name}: {way}: {said or 'failed'}", flush=True)
         for fault in filter(None, args.faults.split(",")):
             for way in ("ours", "loop"):
                 deaths[f"{way} {fault}"] = found = time_death(bench, way, fault, args.cap)
