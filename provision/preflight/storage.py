@@ -144,7 +144,7 @@ def judge_rows(
         line = problem.get("line")
         where = f"{problem['file']}:{line}" if line else problem["file"]
         level, found = skips if line else Level.ERROR, f"{where}: {problem['found']}"
-        remedy = "correct or remove that row"
+        remedy = "correct or remove that row" if line else "correct --data, or what lies there"
         findings.append(judge("data", level, found, problem["expected"], remedy))
     rest = int(answer["problem_count"]) - len(findings)
     if rest > 0:

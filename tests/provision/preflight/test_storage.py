@@ -113,6 +113,9 @@ def test_a_bad_row_is_named_with_file_and_line():
     first, rest = judge_rows(JUDGE, "/d", {"problems": [problem], "problem_count": 23, "rows": 1})
     assert str(first).startswith("node1: data: found d.jsonl:17: no JSON, expected one object")
     assert rest.found == "22 more bad rows"
+    assert first.remedy == "correct or remove that row"
+    (whole,) = judge_rows(JUDGE, "/d", {"problems": [{**problem, "line": 0}], "problem_count": 1})
+    assert (whole.found, whole.remedy) == ("d.jsonl: no JSON", "correct --data, or what lies there")
 
 
 def test_no_row_at_all_is_an_error_and_no_answer_unknown():
