@@ -181,7 +181,8 @@ def needs(trainer: Any, max_steps: int, *, zero: int, resumed: bool) -> Needs:
     return Needs(
         weights=trained if adapter else sum(size for _, size in sizes),
         states=states * ranks // args.world_size if zero else states,
-        checkpoints=min(saves, args.save_total_limit or saves),
+        # Without a limit somebody may move checkpoints elsewhere, but not the one just written.
+        checkpoints=min(saves, args.save_total_limit or 1),
     )
 
 

@@ -131,11 +131,12 @@ def asked(**more: Any) -> Any:
     ("more", "zero", "resumed", "total"),
     [
         ({"save_strategy": "no"}, 2, False, 400),
-        ({}, 0, False, 5 * 400 + 4 * 800),  # at steps 3, 6, 9 and 10
-        ({}, 2, False, 5 * 400 + 4 * 400),  # one of two ranks is on this host
+        ({"save_total_limit": 9}, 0, False, 5 * 400 + 4 * 800),  # at steps 3, 6, 9 and 10
+        ({"save_total_limit": 9}, 2, False, 5 * 400 + 4 * 400),  # one of two ranks is on this host
         ({"save_total_limit": 1}, 2, False, 2 * 400 + 400),
-        ({"save_only_model": True}, 0, False, 5 * 400),
-        ({"optim": "adafactor"}, 0, False, 5 * 400),
+        ({}, 2, False, 2 * 400 + 400),
+        ({"save_only_model": True}, 0, False, 2 * 400),
+        ({"optim": "adafactor"}, 0, False, 2 * 400),
         ({}, 0, True, 400),
     ],
 )
