@@ -17,7 +17,7 @@ from typing import Any
 
 from provision.defaults import CHECKOUT, DEFAULTS
 from provision.errors import ConfigError
-from provision.numbers import parse_number
+from provision.numbers import parse_number, parse_rate
 
 __all__ = ["CHECKOUT", "DEFAULTS", "LOCK_NAME", "Settings", "make_settings", "read_settings"]
 
@@ -190,6 +190,9 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         _require_plain(key, list(value) if isinstance(value, tuple) else value)
     for key in _NUMBERS | {key for key in _COUNTS if values[key] is not None}:
         values[key] = parse_number(key, values[key])
+    values["limit"] = None if values["limit"] is None else str(values["limit"])
+    parse_rate(values["limit"])
+    _require_existing(values)
     values["recipe"] = _recipe_path(str(values["recipe"]))
     for key in _PATHS:
         if values[key] is not None:
@@ -201,6 +204,17 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
         elif values[key] is not None:
             values[key] = str(values[key])  # YAML reads arch: 8.0 as a number
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
+
+
+def _require_existing(values: Mapping[str, Any]) -> None:
+    """--env-python is of no use to other sources: it was meant to be."""
+    if "env_python" in values["given"] and values["env_source"] != "existing":
+        raise ConfigError(
+            "--env-python",
+            found=f"it with --env-source {values['env_source']}",
+            expected="--env-source existing",
+            remedy="add that, or leave it out",
+        )
 
 
 def _recipe_path(named: str) -> str:

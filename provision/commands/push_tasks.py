@@ -12,8 +12,8 @@ from provision.show import Answer
 def push(out: Answer, s: Settings) -> None:
     """Make a file or folder of this machine available on every host, under its digest."""
     from provision.commands.pushing import apply_pushed, gather_all_looks, read_what, show_pushed
+    from provision.numbers import parse_rate
     from provision.push.plan import plan_push
-    from provision.push.rate import parse_rate
 
     rate = parse_rate(s.limit)
     assert s.what is not None

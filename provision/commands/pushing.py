@@ -13,10 +13,10 @@ from provision.deploy.apply import ApplyPhase
 from provision.errors import ProvisionError
 from provision.findings import Report
 from provision.fleet import Fleet, error_report
+from provision.numbers import parse_rate
 from provision.push.apply import Moved, apply_push
 from provision.push.plan import compare_looks, gather_looks, is_local
 from provision.push.pushed import Pushed, read_pushed
-from provision.push.rate import parse_rate
 from provision.session import Say
 from provision.settings import Settings
 from provision.show import Answer

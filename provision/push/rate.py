@@ -1,34 +1,13 @@
-"""Bytes a second: as a flag gives them, as a line of progress shows them, and held to."""
+"""Bytes a second: as a line of progress shows them, and held to."""
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping
 
-from provision.errors import ConfigError
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?(?:/s)?", re.IGNORECASE)
 #: Hosts named in a line of progress: those that have the most to come.
 _NAMED = 4
-
-
-def parse_rate(text: str | None) -> float:
-    """``--limit`` in bytes/s: "50MB/s", "1.5G", "800k" (powers of ten); 0 where none is given.
-
-    Raises ConfigError for anything else, zero included.
-    """
-    if text is None:
-        return 0.0
-    found = _RATE.fullmatch(text.strip())
-    rate = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
-    if rate <= 0:
-        raise ConfigError(
-            "--limit", found=repr(text), expected="bytes a second", remedy="as in --limit 50MB/s"
-        )
-    return rate
 
 
 def size(count: float) -> str:

@@ -124,6 +124,19 @@ def test_a_count_is_not_below_none(flag: str) -> None:
         make_settings({}, {flag: "-1"}, HERE)
 
 
+def test_what_no_deploy_could_honour_is_refused_before_any_host_is_asked() -> None:
+    for limit in ("0", "-5MB/s", "fast"):
+        with pytest.raises(ConfigError, match=f"--limit: found '{limit}'"):
+            make_settings({}, {"limit": limit}, HERE)
+    with pytest.raises(ConfigError, match="--limit: found '0'"):
+        make_settings({"limit": 0}, {}, HERE)
+    assert make_settings({"limit": 50_000_000}, {}, HERE).limit == "50000000"
+    with pytest.raises(ConfigError, match="--env-python: found it with --env-source wheelhouse"):
+        make_settings({}, {"env_python": "~/x"}, HERE)
+    make_settings({"env_source": "existing"}, {"env_python": "~/x"}, HERE)
+    make_settings({"env_python": "~/x"}, {}, HERE)  # there for when it is of use
+
+
 def test_packages_are_words_or_a_list_and_a_glibc_is_no_number():
     assert make_settings({"packages": ["a>=1,<2", "b"], "glibc": 2.28}, {}, HERE).packages == (
         "a>=1,<2 b"

@@ -5,7 +5,8 @@ import time
 import pytest
 
 from provision.errors import ConfigError
-from provision.push.rate import Pace, parse_rate, progress, size
+from provision.numbers import parse_rate
+from provision.push.rate import Pace, progress, size
 
 
 @pytest.mark.parametrize(
