@@ -180,6 +180,8 @@ class ProcessChannel:
 
     def recv_stderr_ready(self) -> bool:
         """Whether it said something on stderr that was not read yet, now that it has ended."""
+        if self._errors.closed:
+            return False
         with contextlib.suppress(subprocess.TimeoutExpired):  # its stdout has
             self.process.wait(_LAST_WORDS)
         return self._errors.seek(0, 2) > self._read

@@ -66,6 +66,8 @@ def test_a_process_is_talked_to_like_a_channel_and_ends_with_it() -> None:
     talk.close()
     assert channel.process.returncode == 0
     talk.close()  # once more does nothing
+    with pytest.raises(HostError, match="here: connection: found it ended"):
+        talk.send({"some": "thing"})
 
 
 def test_a_process_that_gives_up_has_its_last_words_told() -> None:
