@@ -176,7 +176,11 @@ class ProcessChannel:
 
     def send_ready(self) -> bool:
         """Whether something can be sent without waiting."""
-        return bool(select.select([], [self._ours], [], 0)[1])
+        if self._ours.fileno() < 0:
+            return False
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(self._ours, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def recv_stderr_ready(self) -> bool:
         """Whether it said something on stderr that was not read yet, now that it has ended."""

@@ -66,6 +66,7 @@ def test_a_process_is_talked_to_like_a_channel_and_ends_with_it() -> None:
     talk.close()
     assert channel.process.returncode == 0
     talk.close()  # once more does nothing
+    talk.nudge({"some": "thing"})  # nor does this
     with pytest.raises(HostError, match="here: connection: found it ended"):
         talk.send({"some": "thing"})
 
