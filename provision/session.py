@@ -37,7 +37,7 @@ class Remote:
     def open(self) -> None:
         """Connect if not connected; UnreachableError names why not, and what to do."""
         with self.lock:
-            if self.cxn.is_connected:
+            if self.connected:
                 return
             try:
                 self._open()
@@ -66,6 +66,11 @@ class Remote:
     def address(self) -> str:
         """The address or name that it is reached at."""
         return str(self.cxn.host)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that has not ended."""
+        return bool(self.cxn.is_connected)
 
     def close(self) -> None:
         """Disconnect."""

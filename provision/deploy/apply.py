@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from provision.deploy.switch import SWITCH, plan_back
@@ -19,12 +19,13 @@ class Deploying:
     """How a plan is carried out.
 
     ``before``: the environment that each host uses so far, None where it uses none. ``confirm``
-    raises where a host is no longer ours to switch. ``partial``: a host that fails is left out, and
-    the others go on. ``ways``: phases that are carried out in a way of their own, by name.
+    raises where a host is no longer ours to switch; it is told which have dropped out. ``partial``:
+    a host that fails is left out, and the others go on. ``ways``: phases that are carried out in a
+    way of their own, by name.
     """
 
     before: Mapping[str, str | None]
-    confirm: Callable[[], None]
+    confirm: Callable[[Collection[str]], None]
     partial: bool = False
     ways: Mapping[str, ApplyPhase] = field(default_factory=dict)
 
@@ -46,7 +47,7 @@ def apply_deploy(fleet: Fleet, plan: Plan, how: Deploying, say: Say) -> dict[str
         if not phase.steps:
             continue
         if phase.name == SWITCH:
-            how.confirm()
+            how.confirm(failed)
         errors = how.ways.get(phase.name, fleet.apply_phase)(phase, say)
         failed.update(errors)
         if not errors or how.partial:

@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -63,11 +63,15 @@ class Hold:
     report: Report
     talks: Mapping[str, Talk] = field(default_factory=dict)
 
-    def apply_confirm(self) -> None:
-        """Ask every host whether its lock is still ours; HostError names one where it is not."""
-        for talk in self.talks.values():
+    def apply_confirm(self, without: Collection[str] = ()) -> None:
+        """Ask every host whether its lock is still ours; HostError names one where it is not.
+
+        ``without``: hosts that have dropped out, and that nothing is done on any more.
+        """
+        asked = {host: talk for host, talk in self.talks.items() if host not in without}
+        for talk in asked.values():
             talk.send({"confirm": True})
-        for host, talk in self.talks.items():
+        for host, talk in asked.items():
             if talk.receive(_ANSWER_SECONDS).get("own") is not True:
                 raise HostError(
                     f"{host}: {SUBJECT}",

@@ -31,7 +31,7 @@ class Standby:
     def apply(self, remote: Remote, phase: Phase, say: Say) -> None:
         """A host's steps of a phase, in order: by who stands by there, or else by itself."""
         talk = self.talks.get(remote.label)
-        if talk is None or not _is_there(talk):
+        if talk is None or not _is_there(talk, remote):
             self.talks.pop(remote.label, None)
             remote.apply(phase, say)
             return
@@ -51,13 +51,19 @@ class Standby:
             talk.close()
 
 
-def _is_there(talk: Talk) -> bool:
-    """Whether it still stands by: it may have waited for too long, or have been killed."""
+def _is_there(talk: Talk, remote: Remote) -> bool:
+    """Whether it still stands by: it may have waited for too long, or have been killed.
+
+    Its error where the connection has ended as well: by Ctrl-C, it may be, and then nothing is to
+    be started over a new one.
+    """
     try:
         talk.send({"do": "here"})
         talk.receive(_ANSWER_SECONDS)
     except HostError:
         talk.close()
+        if not remote.connected:
+            raise
         return False
     return True
 

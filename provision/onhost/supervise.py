@@ -51,6 +51,7 @@ from provision.onhost.processes import (
     is_alive,
     prctl,
     read_boot_id,
+    read_children,
     read_identity,
     read_rank,
 )
@@ -270,7 +271,7 @@ class Node:
             if self.cause is None:
                 cause = self.judge(watch)
                 if cause:
-                    self.stop(cause)
+                    self.stop(cause, ranks=bool(read_children(torchrun.pid)))
                     os.killpg(torchrun.pid, signal.SIGTERM)
             elif self.deadline is not None and time.monotonic() > self.deadline:
                 # The group is torchrun's alone: its ranks are ended by end_children.
@@ -288,10 +289,14 @@ class Node:
             log_lines(self.run_dir, self.heartbeat.news())
         return cause
 
-    def stop(self, cause: dict[str, Any]) -> None:
-        """From now on this node is being stopped, and everybody knows."""
+    def stop(self, cause: dict[str, Any], ranks: bool) -> None:
+        """From now on this node is being stopped, and everybody knows.
+
+        ``ranks``: whether one has begun, so that there may be something to save. A torchrun that
+        still waits for other nodes heeds no SIGTERM: its rendezvous is in C++.
+        """
         self.cause = cause
-        grace = self.limits["grace" if cause["kind"] == "asked" else "failure_grace"]
+        grace = self.limits["grace" if cause["kind"] == "asked" and ranks else "failure_grace"]
         self.deadline = time.monotonic() + grace
         self.end["stopped_at"] = time.time()
         self.tell("stopping")

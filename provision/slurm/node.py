@@ -74,8 +74,13 @@ class Node(Remote):
         """What other nodes reach it at."""
         return next(node.address for node in self.allocation.nodes if node.name == self.label)
 
+    @property
+    def connected(self) -> bool:
+        """Yes: a step is a connection of its own."""
+        return True
+
     def open(self) -> None:
-        """Nothing: a step is a connection of its own."""
+        """Nothing, likewise."""
 
     def close(self) -> None:
         """End all of its steps."""

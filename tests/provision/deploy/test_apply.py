@@ -18,12 +18,12 @@ class Hosts:
     """Records what each host is told; ``fails``: (phase, host) where it goes wrong."""
 
     def __init__(self, monkeypatch, *fails):
-        self.done, self.fails, self.confirmed = [], fails, 0
+        self.done, self.fails, self.confirmed = [], fails, []
         self.fleet = Fleet(inventory=parse_inventory("\n".join(HOSTS), "hosts"))
         monkeypatch.setattr(Fleet, "_remote", lambda _, host: HostAt(self, host.label))
 
-    def confirm(self):
-        self.confirmed += 1
+    def confirm(self, without):
+        self.confirmed.append(sorted(without))
 
     def apply(self, partial=False, before=None):
         used = dict.fromkeys(HOSTS, "old") if before is None else before
@@ -61,7 +61,7 @@ def test_every_host_switches_once_all_are_proved_and_ours(monkeypatch):
     hosts = Hosts(monkeypatch)
     assert hosts.apply() == {}
     assert sorted(hosts.of(SWITCH)) == [(host, TO_NEW) for host in HOSTS]
-    assert hosts.confirmed == 1
+    assert hosts.confirmed == [[]]
 
 
 def test_no_host_switches_when_one_is_not_proved(monkeypatch):
@@ -74,7 +74,7 @@ def test_no_host_switches_when_one_is_not_proved(monkeypatch):
 def test_no_host_switches_when_one_is_no_longer_ours(monkeypatch):
     hosts = Hosts(monkeypatch)
 
-    def lost():
+    def lost(without):
         raise HostError("node3: lock", found="x", expected="y", remedy="z")
 
     hosts.confirm = lost
@@ -101,6 +101,7 @@ def test_a_host_that_can_not_be_switched_back_is_named(monkeypatch):
 def test_partial_leaves_out_the_hosts_that_fail(monkeypatch):
     hosts = Hosts(monkeypatch, ("prove", "node1"), (SWITCH, "node2"))
     assert sorted(hosts.apply(partial=True)) == ["node1", "node2"]
+    assert hosts.confirmed == [["node1"]]  # whoever has dropped out by then has no say
     assert hosts.of(SWITCH) == [("node3", TO_NEW)]
     assert not hosts.of("switch back")
 

@@ -126,6 +126,7 @@ def test_a_lock_that_was_lost_ends_the_command(monkeypatch):
         hosts.held["node2"] = ANA
         with pytest.raises(HostError, match="node2: lock: found it is no longer ours"):
             hold.apply_confirm()
+        hold.apply_confirm(without={"node2": "it dropped out before"})
 
 
 def test_hosts_are_told_that_the_controller_lives(monkeypatch):

@@ -22,6 +22,7 @@ class Host:
     """What Standby needs of a Remote: its name, and to carry out a phase itself."""
 
     label: str = "node1"
+    connected: bool = True
     applied: list[Phase] = field(default_factory=list)
 
     def apply(self, phase: Phase, _: Any) -> None:
@@ -82,6 +83,18 @@ def test_a_host_where_nobody_stands_by_is_told_each_step(talk: Talk, tmp_path: P
     standby.apply(host, phase, print)  # type: ignore[arg-type]
     assert host.applied == [phase, phase]
     assert standby.talks == {}
+
+
+def test_a_connection_that_has_ended_is_not_made_anew_to_start_a_run(
+    talk: Talk, tmp_path: Path
+) -> None:
+    """It is Ctrl-C that cuts them, in the midst of a start."""
+    host, standby = Host(connected=False), Standby(talks={"node1": talk})
+    talk.send({"do": "end"})
+    talk.channel.process.wait(10)
+    with pytest.raises(HostError, match="node1"):
+        standby.apply(host, phase_of(tmp_path / "run"), print)  # type: ignore[arg-type]
+    assert host.applied == []
 
 
 def test_who_can_not_stand_by_is_told_apart_and_the_others_end_with_the_command(talk: Talk) -> None:

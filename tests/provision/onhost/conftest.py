@@ -24,7 +24,9 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def plan(self, *modes: str, argv: list[str] | None = None, grace: float = 5.0) -> None:
+    def plan(
+        self, *modes: str, argv: list[str] | None = None, grace: float = 5.0, **limits: float
+    ) -> None:
         (self.folder / "code").mkdir(parents=True, exist_ok=True)
         fake = [sys.executable, str(HERE / "fake_torchrun.py"), str(self.folder / "ranks")]
         plan = {
@@ -34,7 +36,7 @@ class Node:
             "first_rank": 4,
             "argv": argv or [*fake, *modes],
             "environ": {"ASKED": "yes"},
-            "limits": {"grace": grace},
+            "limits": {"grace": grace, **limits},
         }
         (self.folder / "plan.json").write_text(json.dumps(plan))
 

@@ -137,6 +137,18 @@ def test_ranks_that_ignore_sigterm_and_their_children_are_killed(node: Any) -> N
     assert not Path(f"/proc/{child}").exists()
 
 
+def test_a_torchrun_without_ranks_has_nothing_to_save(node: Any) -> None:
+    """It waits for other nodes, and heeds no SIGTERM: the long grace is for ranks."""
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); "
+    deaf += "time.sleep(60)"
+    node.plan(argv=[sys.executable, "-c", deaf], grace=60.0, failure_grace=0.1)
+    node.command("start")
+    node.until(lambda: "deaf" in (node.folder / "node.log").read_text())
+    node.command("stop")
+    assert node.exit()["state"] == "stopped"
+    node.until(lambda: not node.processes())
+
+
 def test_ranks_do_not_outlive_a_killed_torchrun(node: Any) -> None:
     node.start("hang", "deaf", grace=0.3)
     child = int(node.rank(1, "child").read_text())
