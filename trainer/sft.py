@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer.answers import AnswersOnly, takes_positions
 from trainer.args import DataArgs
 from trainer.data import MASKED, Collator, encode, teaches_to_stop
 from trainer.features import Encode, Encoded, Say
@@ -65,6 +66,16 @@ def collator(tokenizer: Any, args: Any) -> Any:
     return (PackedCollator if args.packing else Collator)(tokenizer.pad_token_id)
 
 
+class SftTrainer(PackingTrainer):
+    """A Trainer whose model makes no logits of prompts, where it can; packed rows have them all."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As a Trainer."""
+        super().__init__(*args, **kwargs)
+        if isinstance(self.data_collator, Collator) and takes_positions(self.model):
+            self.data_collator = AnswersOnly(self.data_collator)
+
+
 OBJECTIVE = Objective(
     name="sft",
     chats=True,
@@ -78,7 +89,7 @@ OBJECTIVE = Objective(
         if teaches_to_stop(tokenizer)
         else "note: the chat template ends answers with no special token; their end is not learned"
     ),
-    trainer=PackingTrainer,
+    trainer=SftTrainer,
     data_args=SftDataArgs,
 )
 
