@@ -45,21 +45,7 @@ def salloc_argv(job: SlurmSpec, *, gpus: bool) -> tuple[str, ...]:
 
     ``gpus``: where devices are confined to jobs, a node without one looks as if it had none.
     """
-    kind = "gpu:" if job.gpu_type is None else f"gpu:{job.gpu_type}:"
-    options = {
-        "job-name": job.job_name,
-        "partition": job.partition,
-        "account": job.account,
-        "qos": job.qos,
-        "constraint": job.constraint,
-        "nodes": job.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": job.cpus_per_task,
-        "gres": f"{kind}{job.gpus}" if gpus else None,
-        "mem": job.mem,
-        "time": job.time,
-    }
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    given = [f"--{name}={value}" for name, value in job.options(gpus=gpus).items()]
     # --no-kill: a node that is lost does not take the others with it.
     whole = ["--exclusive"] if job.exclusive else []
     return ("salloc", *given, *whole, "--no-kill", *job.more)

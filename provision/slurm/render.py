@@ -82,22 +82,11 @@ def require_plain(flag: str, path: str) -> str:
 def _header(launch: LaunchPlan, job: SlurmSpec, run_dir: str) -> str:
     """What the job is, and the #SBATCH lines. The signal goes to the batch shell alone (B:)."""
     spec = launch.spec
-    gpu = "gpu:" if job.gpu_type is None else f"gpu:{job.gpu_type}:"
     options = {
-        "job-name": job.job_name,
-        "partition": job.partition,
-        "account": job.account,
-        "qos": job.qos,
-        "constraint": job.constraint,
-        "nodes": job.nodes,
-        "ntasks-per-node": 1,
-        "cpus-per-task": job.cpus_per_task,
-        "gres": None if spec.accelerator == "cpu" else f"{gpu}{job.gpus}",
-        "mem": job.mem,
-        "time": job.time,
+        **job.options(gpus=spec.accelerator != "cpu"),
         "output": f"{run_dir}/{JOB_LOG}",
         "open-mode": "append",
-        "signal": f"B:USR1@{job.lead}" if job.restarts else None,
+        **({"signal": f"B:USR1@{job.lead}"} if job.restarts else {}),
     }
     zero = spec.zero_config.removesuffix(".json")
     what = f"{spec.objective}, DeepSpeed {zero}" if zero else f"{spec.script and spec.script.path}"
@@ -109,7 +98,7 @@ def _header(launch: LaunchPlan, job: SlurmSpec, run_dir: str) -> str:
             "#!/bin/bash",
             f"# Run {launch.run}: {what}, {where}.",
             f"# One task a node: a torchrun, which starts that node's ranks.{goes_on}",
-            *(f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None),
+            *(f"#SBATCH --{name}={value}" for name, value in options.items()),
             *(["#SBATCH --exclusive"] if job.exclusive else []),
             f"#SBATCH --{'' if job.restarts else 'no-'}requeue",
             *(f"#SBATCH {option}" for option in job.more),

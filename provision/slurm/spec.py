@@ -81,6 +81,27 @@ class SlurmSpec:
     restarts: int = RESTARTS
     preflight: bool = True
 
+    def options(self, *, gpus: bool) -> dict[str, object]:
+        """Options of sbatch and salloc for these nodes: those that were given, by sbatch's names.
+
+        ``gpus``: whether each node's GPUs are asked for.
+        """
+        kind = "gpu:" if self.gpu_type is None else f"gpu:{self.gpu_type}:"
+        known = {
+            "job-name": self.job_name,
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "nodes": self.nodes,
+            "ntasks-per-node": 1,
+            "cpus-per-task": self.cpus_per_task,
+            "gres": f"{kind}{self.gpus}" if gpus else None,
+            "mem": self.mem,
+            "time": self.time,
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
 
 def parse_seconds(time: object) -> int | None:
     """A time limit in Slurm's notation, in seconds; None for UNLIMITED.
