@@ -38,7 +38,7 @@ QUICK = ("-X", "no_debug_ranges")
 # Node 0 listens a moment later than the others would dial, and torch tries again after 0.6 s only
 # (measured, torch 2.13): so they wait until it does. What keeps them waiting, torchrun reports.
 WAITING = """\
-# torchrun before its run: imported, and waiting to be told what to run
+# torchrun, imported before its run: its parent tells it what to run
 import gc, json, os, socket, sys, time, types
 gc.disable()
 del sys.path[0]
@@ -53,6 +53,8 @@ if not sys.stdin.buffer.readline():
 with os.fdopen(int(sys.argv[1])) as file:
     file.seek(0)
     order = json.load(file)
+with open("/proc/self/comm", "w") as file:
+    file.write("torchrun")
 os.chdir(order["cwd"])
 os.environ.clear()
 os.environ.update(order["environ"])

@@ -72,7 +72,7 @@ def test_it_runs_with_its_arguments_and_the_secret_is_seen_nowhere(
         deployed.folder,
     )
     runs = deployed.hosts[0].home / ".zerofleet" / "runs"
-    while not (said := list(runs.glob("*-script-*/output/said.json"))):
+    while not list(runs.glob("*-script-*/output/said.json")):
         assert train.poll() is None, train.communicate()
         time.sleep(0.1)
     seen = command_lines()
@@ -85,7 +85,8 @@ def test_it_runs_with_its_arguments_and_the_secret_is_seen_nowhere(
     assert result["sum"] == 3
     assert result["args"][:2] == ["--note", "two words"]
     assert result["token"] == len(CANARY)
-    assert said[0].parents[1].name in seen  # the processes were there when we looked
+    # The processes were there when we looked: the controller, and the ranks.
+    assert sum(str(go) in line for line in seen.splitlines()) >= 3
     (new,) = set((deployed.folder / "runs").glob("*")) - known
     files = [path for path in new.rglob("*") if path.is_file()]
     for host in deployed.hosts:

@@ -99,7 +99,6 @@ ROWS = {
     ("objective", "launcher", "figure"),
     [
         ("orpo", "torchrun", "log_odds"),
-        ("pretrain", "torchrun", None),
         ("pretrain", "deepspeed", None),
     ],
 )

@@ -33,7 +33,7 @@ ALL = os.environ.get("ZEROFLEET_CHAOS") == "all"
 PORT = 29640
 START_SECONDS = 120.0
 #: In the command line of a torchrun that was imported ahead (provision/onhost/ahead.py).
-AHEAD = "torchrun before its run"
+AHEAD = "torchrun, imported before its run"
 
 
 #: What runs without ZEROFLEET_CHAOS=all: a case of each kind, for CI's minutes.

@@ -27,11 +27,14 @@ ALL = os.environ.get("ZEROFLEET_SLURM") == "all"
 NODES = 4
 #: What runs with ZEROFLEET_SLURM=all only: of what differs little, one case is enough every day.
 LONG = {
+    "test_a_stopped_run_goes_on_as_another_job",
     "test_a_lost_node_is_replaced_and_the_job_goes_on[1]",
     "test_losses_go_on_as_if_nothing_had_been",
 }
 #: States of a job that is still to run, or does.
-ON = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "SUSPENDED")
+ON = (
+    "PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "REQUEUED", "SUSPENDED",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -172,9 +175,11 @@ class Desk:
         flags = [f"--{name}={value}" for name, value in usual.items() if name not in said]
         return ["slurm", *flags, *words]
 
-    def submit(self, *words: str, after: Sequence[str] = ()) -> Job:
-        """Submit such a run."""
-        done = self.invoke(*self.asked(*words), "--submit", "--json", *after)
+    def submit(
+        self, *words: str, after: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    ) -> Job:
+        """Submit such a run; ``environ``: variables more that the job gets."""
+        done = self.invoke(*self.asked(*words), "--submit", "--json", *after, environ=environ)
         assert done.returncode == 0, done.stderr[-3000:]
         answer = json.loads(done.stdout)
         run_dir = self.folder / ".zerofleet" / "runs" / answer["run"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,18 +32,22 @@ def alone(desk: Desk) -> Iterator[Desk]:
     desk.slurm.mend()
 
 
-def submit(desk: Desk, *words: str) -> Job:
+def submit(desk: Desk, *words: str, environ: Mapping[str, str] | None = None) -> Job:
     """An SFT with ZeRO-2 on two nodes."""
     flags = [f"--set={name}={value}" for name, value in FLAGS.items()]
-    return desk.submit(*desk.training, SAME_NODES, *flags, *words)
+    return desk.submit(*desk.training, SAME_NODES, *flags, *words, environ=environ)
 
 
 def submit_cut(desk: Desk) -> Job:
     """One that its time limit cuts in two, and that gets more time after that.
 
-    Slurm sends the signal up to a minute early: here before the first step, on any machine.
+    Slurm looks at time limits twice a minute. So that the signal comes before the last step on any
+    machine, both of the first attempt's srun (the checks, the ranks) wait before they begin.
     """
-    job = submit(desk, "--time=2", "--lead=115")
+    slow = desk.folder / "slow.sh"
+    slow.write_text('#!/bin/sh\n[ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] || sleep 20\n')
+    slow.chmod(0o755)
+    job = submit(desk, "--time=2", "--lead=115", environ={"SLURM_TASK_PROLOG": str(slow)})
     job.restarted(300)
     desk.slurm.say("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
     return job

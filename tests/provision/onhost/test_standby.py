@@ -32,7 +32,8 @@ spared = sys.modules.get("torch._meta_registrations")
 open(os.environ["IMPORTED"], "a").write("%d" % os.getpid())
 print("a warning of the import", file=sys.stderr, flush=True)
 def main(argv):
-    print("torchrun", bool(spared), os.getcwd(), argv, os.environ.get("ASKED"), flush=True)
+    name = open("/proc/self/comm").read().strip()
+    print(name, bool(spared), os.getcwd(), argv, os.environ.get("ASKED"), flush=True)
     sys.argv = ["fake", argv[0], *argv[1:]]
     runpy.run_path({str(HERE / "fake_torchrun.py")!r}, run_name="__main__")
 if __name__ == "__main__":
