@@ -165,11 +165,10 @@ def apply_watch(
     view, events = view or View(), Events()
     turn = Turn(watch=begin_watch(tuple(run_dirs), time.monotonic()))
     follow = _Followers(fleet, run_dirs, events, view)
-    for host in run_dirs:
-        follow.start(host, turn.watch)
     interrupted = False
     while not turn.done:
         try:
+            follow.begin(turn.watch)  # here, as Ctrl-C has to stop a run from its first moment
             turn = _next(turn.watch, events, follow)
         except KeyboardInterrupt:
             if interrupted:
@@ -213,6 +212,12 @@ class _Followers:
         #: When each host's present connection was begun: it too is given time to speak.
         self.begun: dict[str, float] = {}
         self._current: dict[str, int] = dict.fromkeys(run_dirs, 0)
+
+    def begin(self, watch: Watch) -> None:
+        """Follow the hosts that are not followed yet."""
+        for host in self._run_dirs:
+            if host not in self.begun:
+                self.start(host, watch)
 
     def start(self, host: str, watch: Watch) -> None:
         """Follow a host from where it was read to."""
