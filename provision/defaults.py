@@ -12,6 +12,9 @@ from provision.errors import ConfigError
 #: Where this checkout is: locks/, trainer/ and zero_configs/ are read from here.
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+#: Where a host's packages come from (--env-source).
+WHEELHOUSE, INDEX, EXISTING = "wheelhouse", "index", "existing"
+
 #: Every setting and its default. A default of None means: must be given where it is needed.
 DEFAULTS: dict[str, Any] = {
     "hosts": "hosts.txt",
@@ -24,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": 32,
     "wheels": str(CHECKOUT / "wheels"),
     "wheel": None,
-    "env_source": "wheelhouse",
+    "env_source": WHEELHOUSE,
     "env_python": None,
     "env_lock": None,
     "packages": None,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from provision.defaults import CHECKOUT, DEFAULTS
+from provision.defaults import CHECKOUT, DEFAULTS, EXISTING
 from provision.errors import ConfigError
 from provision.numbers import parse_number, parse_rate
 
@@ -208,7 +208,7 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
 
 def _require_existing(values: Mapping[str, Any]) -> None:
     """--env-python is of no use to other sources: it was meant to be."""
-    if "env_python" in values["given"] and values["env_source"] != "existing":
+    if "env_python" in values["given"] and values["env_source"] != EXISTING:
         raise ConfigError(
             "--env-python",
             found=f"it with --env-source {values['env_source']}",

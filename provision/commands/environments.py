@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from provision.commands.lock_paths import read_lock_path
-from provision.defaults import cache_home
+from provision.defaults import EXISTING, INDEX, WHEELHOUSE, cache_home
 from provision.deploy.plan import has_environment, plan_deploy
 from provision.deploy.spec import EnvSpec, make_existing_spec, read_env_spec
 from provision.errors import ConfigError, ProvisionError
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from provision.deploy.wheelhouse import Wheelhouse
     from provision.fleet import Fleet
     from provision.hosts.facts import HostFacts
-
-WHEELHOUSE, INDEX, EXISTING = "wheelhouse", "index", "existing"
 
 
 def wheelhouse_dir() -> Path:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from provision.commands.deploying import apply_planned, gather_deploy
-from provision.commands.environments import EXISTING, read_spec
+from provision.commands.environments import read_spec
 from provision.commands.queueing import NODES
+from provision.defaults import EXISTING
 from provision.deploy.plan import deployed
 from provision.errors import ConfigError
 from provision.fleet import Fleet, connected, error_report

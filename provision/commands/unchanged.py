@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provision.commands.lock_paths import read_lock_path
-from provision.defaults import CHECKOUT, cache_home
+from provision.defaults import CHECKOUT, EXISTING, cache_home
 from provision.errors import ConfigError
 from provision.findings import Finding, Level, Report
 from provision.hosts.mark import COVERED, changed, parse_mark, read_mark_argv
@@ -63,7 +63,7 @@ class Done:
 
 def is_covered(s: Settings) -> bool:
     """Whether marks cover what such a deploy goes by: not the user's own Pythons on hosts."""
-    return not s.partial and s.env_source != "existing"
+    return not s.partial and s.env_source != EXISTING
 
 
 def done_path(s: Settings, inventory: Inventory) -> Path:
