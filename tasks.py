@@ -16,15 +16,10 @@ from pathlib import Path
 from invoke import Collection, Context, task
 
 from provision import show
-from provision.commands import (
-    env_tasks,
-    node_tasks,
-    push_tasks,
-    runs_tasks,
-    slurm_tasks,
-    trainer_tasks,
-)
+from provision.commands.connect import connected_fleet
+from provision.commands.deploy import tasks as deploy_tasks
 from provision.commands.flags import (
+    AS_JOB,
     BUILD,
     FLEET,
     LAUNCH,
@@ -32,16 +27,23 @@ from provision.commands.flags import (
     LOCK,
     MEMORY,
     NODES,
+    ON_NODES,
     RUN,
     SCRIPT,
     SLURM,
     TRAIN,
     WHEEL,
+    Command,
     command,
     helps_of,
 )
-from provision.commands.reach import connected_fleet
-from provision.commands.slurm_tasks import (
+from provision.commands.help_texts import FOR_BUILDS, FOR_MEMORY, FOR_TOOLCHAIN, FOR_WAITING
+from provision.commands.node import tasks as node_tasks
+from provision.commands.push import tasks as push_tasks
+from provision.commands.refusals import take_over
+from provision.commands.runs import tasks as runs_tasks
+from provision.commands.slurm import tasks as slurm_tasks
+from provision.commands.slurm.flag import (
     apply_job,
     apply_nodes,
     connected_hosts,
@@ -49,17 +51,21 @@ from provision.commands.slurm_tasks import (
     wants_nodes,
     wants_slurm,
 )
+from provision.commands.trainer_calls import tasks as trainer_tasks
 from provision.findings import Report
 from provision.settings import CHECKOUT, DEFAULTS
 
 
-@command(*BUILD, *FLEET, "on", "with_source", "wheels", "dry_run")
+@command(*BUILD, *FLEET, "on", "with_source", "wheels", "dry_run", helps=FOR_BUILDS)
 def build_deepspeed(out, s):
-    """Build a DeepSpeed wheel from source, with its ops compiled and proved to load."""
+    """Build a DeepSpeed wheel from source, with its ops compiled and proved to load.
+
+    Example: invoke build-deepspeed --arch A100,H100
+    """
     from provision.build.spec import parse_build_spec
     from provision.build.toolchain import read_native_level
     from provision.build.with_source import read_sources
-    from provision.commands.building import apply_here, apply_there, gather_targets
+    from provision.commands.build import apply_here, apply_there, gather_targets
     from provision.hosts.fit import compare_built
     from provision.hosts.targets import fill_flags
 
@@ -72,9 +78,12 @@ def build_deepspeed(out, s):
     out.built(s.wheels, manifest, extras)
 
 
-@task(auto_shortflags=False, help=helps_of("path", "json"))
+@task(klass=Command, auto_shortflags=False, help=helps_of("path", "json"))
 def inspect_wheel(_, path, json=False):
-    """Say what a DeepSpeed wheel is, whoever built it, and where it contradicts itself."""
+    """Show what a DeepSpeed wheel contains, whoever built it, and where it contradicts itself.
+
+    Example: invoke inspect-wheel wheels/deepspeed-0.19.8-cp311-cp311-linux_x86_64.whl
+    """
     from provision.wheel.consistency import compare_inspection, read_manifest_beside
     from provision.wheel.inspect import read_inspection, read_objdump
 
@@ -88,7 +97,10 @@ def inspect_wheel(_, path, json=False):
 
 @command("wheels")
 def wheels(out, s):
-    """List the wheels that are there: in the folder of wheels, and in the build cache."""
+    """List the wheels in the folder of wheels and in the build cache.
+
+    Example: invoke wheels
+    """
     from provision.build.cache import Layout, cache_dir
     from provision.build.shelf import COLUMNS, read_shelf
 
@@ -98,9 +110,12 @@ def wheels(out, s):
     out.table(COLUMNS, [one.row(now) for one in found])
 
 
-@command(*BUILD)
+@command(*BUILD, helps=FOR_TOOLCHAIN)
 def toolchain(out, s):
-    """Show what a wheel would be built with here, and everything that would stop the build."""
+    """Show the tools that a build would use here, and everything that would stop it.
+
+    Example: invoke toolchain --arch H100
+    """
     from provision.build.cache import cache_dir
     from provision.build.compare import compare_toolchain, without_missing
     from provision.build.source import read_source
@@ -116,9 +131,15 @@ def toolchain(out, s):
     out.report(compare_toolchain(without_missing(spec, found), found), full=True)
 
 
-@command(*FLEET, "wide", "fact", "slurm")
+@command(
+    *FLEET, "wide", "fact", "slurm",
+    helps={"slurm": "show the nodes of this job or partition, instead of hosts over SSH"},
+)  # fmt: skip
 def hosts(out, s):
-    """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use."""
+    """Show what each host is: OS, CPU, memory, GPUs, driver, Pythons, environment in use.
+
+    Example: invoke hosts --fact gpu.driver
+    """
     from provision.fleet import error_report
     from provision.hosts.facts import gather_facts
     from provision.hosts.summary import hosts_json, one_fact, parse_fact, summarize
@@ -135,10 +156,14 @@ def hosts(out, s):
     out.report(error_report(gathered.errors))
 
 
-@command(*FLEET, *WHEEL, *LOCK, *NODES)
+@command(*FLEET, *WHEEL, *LOCK, *NODES, helps=ON_NODES)
 def parity(out, s):
-    """Hold the hosts against the wheel, if one is built, each other and (--locked) the lock."""
-    from provision.commands.reach import peers_of, read_wheel_and_lock
+    """Compare the hosts with the wheel, with each other and (--locked) with the drift lock.
+
+    Example: invoke parity --hosts hosts.txt
+    """
+    from provision.commands.connect import peers_of
+    from provision.commands.deploy.packages import read_wheel_and_lock
     from provision.fleet import error_report
     from provision.hosts.drift import drift, parse_allowed
     from provision.hosts.facts import gather_facts
@@ -157,8 +182,12 @@ def parity(out, s):
 
 @command(*FLEET, *WHEEL, "lock_file", "allow_drift", "dry_run")
 def lock(out, s):
-    """Record what every host is: preflight and train then refuse when one is not so any more."""
-    from provision.commands.reach import gather_all, peers_of, read_wheel_and_lock
+    """Record what every host is: preflight and train then refuse hosts that have changed.
+
+    Example: invoke lock
+    """
+    from provision.commands.connect import gather_all, peers_of
+    from provision.commands.deploy.packages import read_wheel_and_lock
     from provision.hosts.drift import lockable, parse_allowed
     from provision.hosts.lock import apply_lock, make_lock, plan_lock, read_lock, read_now
 
@@ -173,27 +202,36 @@ def lock(out, s):
     out.locked(plan)
 
 
-@command(*FLEET, *WHEEL, *NODES, "limit", "wait", "partial", "dry_run")
+@command(
+    *FLEET, *WHEEL, *NODES, "limit", "wait", "partial", "anew", "dry_run",
+    helps=ON_NODES | FOR_WAITING,
+)  # fmt: skip
 def deploy(out, s):
-    """Give every host the same proved environment with the wheel, or none of them."""
+    """Install one tested environment, wheel included, on every host, or on none.
+
+    Example: invoke deploy --hosts hosts.txt
+    """
     if wants_nodes(s):
         deploy_to_nodes(out, s)
         return
-    from provision.commands.reach import read_choice
-    from provision.commands.unchanged import gather_unchanged
+    from provision.commands.connect import read_choice
+    from provision.commands.deploy.unchanged import gather_unchanged
 
     inventory = read_choice(s).inventory
     if not gather_unchanged(out, s, inventory):
-        from provision.commands.deploying import apply_whole  # and what only a deploy needs
+        from provision.commands.deploy.deploy import apply_whole  # and all it needs
 
         out.deployed(apply_whole(out, s, inventory))
 
 
 @command(*FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, "deep")
 def preflight(out, s):
-    """Ask every host, and the network between them, whether this run could start now."""
-    from provision.commands.environments import read_spec
-    from provision.commands.running import gather_readiness
+    """Check every host, and the network between them: could this run start now?
+
+    Example: invoke preflight --model '~/models/qwen3' --data '~/data/chat.jsonl'
+    """
+    from provision.commands.deploy.packages import read_spec
+    from provision.commands.train.readiness import gather_readiness
     from provision.launch.prepare import read_flags
     from provision.preflight.deep import evaluate_deep, gather_deep
 
@@ -209,25 +247,33 @@ def preflight(out, s):
 
 @command(
     *FLEET, *WHEEL, *LOCK, *RUN, *TRAIN, *SCRIPT, *LAUNCH, *LIMITS, "resume", "runs", "slurm",
-    *SLURM, "python", "accelerator", "dry_run",
+    *SLURM, "python", "accelerator", "dry_run", helps=AS_JOB,
 )  # fmt: skip
 def train(out, s):
-    """Train over all hosts: preflight, torchrun under a supervisor on each, results collected."""
-    from provision.commands.training import apply_resumed, apply_train
+    """Train on all hosts: preflight, torchrun under a supervisor on each, results collected.
+
+    Example: invoke train --zero 2 --model '~/models/qwen3' --data '~/data/chat.jsonl'
+    """
+    from provision.commands.train.train import apply_train
     from provision.launch.prepare import read_program
 
     if wants_slurm(s):
         apply_job(out, s)
     elif s.resume:
+        from provision.commands.train.resume import apply_resumed
+
         apply_resumed(out, s)
     else:
         apply_train(out, s, read_program(s, CHECKOUT, sys.argv))
 
 
-@command(*FLEET, *TRAIN, "model", "accelerator", *MEMORY)
+@command(*FLEET, *TRAIN, "model", "accelerator", *MEMORY, helps=FOR_MEMORY)
 def memory(out, s):
-    """Plan a run's memory by GPU and host: every ZeRO stage, what fits, and what to change."""
-    from provision.commands.running import gather_room
+    """Estimate a run's memory per GPU and host: every ZeRO stage, what fits, what to change.
+
+    Example: invoke memory --model qwen3-8b --gpus 8 --gpu-memory 80
+    """
+    from provision.commands.memory import gather_room
     from provision.launch.prepare import read_flags
     from provision.memory.advise import advise
     from provision.memory.asked import make_asked
@@ -244,9 +290,12 @@ def memory(out, s):
     out.exit = 1 if advice.asked.fits is False else 0
 
 
-@task(auto_shortflags=False, help=helps_of("folder", "keep", "json"))
+@task(klass=Command, auto_shortflags=False, help=helps_of("folder", "keep", "json"))
 def demo(_, folder=None, keep=False, json=False):
-    """Show the whole chain on this machine: two SSH hosts, a wheel, a fine-tune over both."""
+    """Show the whole chain on this machine: two SSH hosts, a wheel, a fine-tune across both.
+
+    Example: invoke demo --keep
+    """
     from provision.demo.story import apply_demo
 
     with show.answer(json=json) as out:
@@ -255,11 +304,12 @@ def demo(_, folder=None, keep=False, json=False):
         out.exit = result["exit"]
 
 
-#: Whose tasks are more: those that belong together have a module.
-ROOMS = (env_tasks, push_tasks, node_tasks, slurm_tasks, runs_tasks, trainer_tasks)
+#: Commands that belong together have a package, with its own tasks.py.
+FAMILIES = (deploy_tasks, push_tasks, node_tasks, slurm_tasks, runs_tasks, trainer_tasks)
 HERE = (
     build_deepspeed, toolchain, inspect_wheel, wheels, hosts, parity, lock, deploy, preflight,
     train, memory, demo,
 )  # fmt: skip
-ns = Collection(*HERE, *(one for room in ROOMS for one in room.TASKS))
+ns = Collection(*HERE, *(one for family in FAMILIES for one in family.TASKS))
 ns.configure({"zerofleet": DEFAULTS})
+take_over()  # Invoke parses the command line and reads invoke.yaml next

@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -38,13 +39,12 @@ def run_ranks(objective: str, argv: Sequence[str], ranks: int, folder: Path) -> 
     weights, loaded anew, are from the engine that trained.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     environ = {
         "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "ZEROFLEET_RUN_DIR": str(folder),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
+        "GLOO_SOCKET_IFNAME": "lo", "ZEROFLEET_RUN_DIR": str(folder),
+        # Where it is unset accelerate asks for several threads: a forked process has none to give.
+        "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     children = []
     for n in range(ranks):
@@ -52,11 +52,28 @@ def run_ranks(objective: str, argv: Sequence[str], ranks: int, folder: Path) -> 
         work = partial(_train, objective, flags)
         children.append(_fork(work, {**environ, "RANK": str(n)}, folder / f"rank{n}.log"))
     codes = _wait(children, time.monotonic() + LIMIT)
-    for rank, code in enumerate(codes):
-        if code:
-            lines = (folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
-            return f"rank {rank}: exit {code}: {lines[-1] if lines else 'it said nothing'}"
-    return None
+    failed = [rank for rank, code in enumerate(codes) if code]
+    if not failed:
+        return None
+    # A rank that only saw another go may have ended before anybody looked: the first says why.
+    rank = min(failed, key=lambda rank: _ended_at(folder / f"rank{rank}.log"))
+    lines = (folder / f"rank{rank}.log").read_text(errors="replace").splitlines()
+    return f"rank {rank}: exit {codes[rank]}: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _free_port() -> int:
+    """A port to meet at: none that the kernel gives away until ranks listen, or that runs have."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+
+
+def _ended_at(log: Path) -> float:
+    """When a rank ended by itself, in seconds of this machine's clock; 0 for one that died."""
+    end = log.with_suffix(".end")
+    return float(end.read_text()) if end.exists() else 0.0
 
 
 def load_all(objectives: Iterable[str]) -> None:
@@ -80,6 +97,7 @@ def _fork(work: Callable[[], None], environ: dict[str, str], log: Path) -> int:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    log.with_suffix(".end").unlink(missing_ok=True)
     pid = os.fork()
     if pid:
         return pid
@@ -97,6 +115,7 @@ def _fork(work: Callable[[], None], environ: dict[str, str], log: Path) -> int:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
+            log.with_suffix(".end").write_text(str(time.monotonic()))
         os._exit(code)
 
 

@@ -4,8 +4,8 @@
 
 For each number of hosts: start all supervisors, let them beat, kill one with its ranks (as a host
 without power), and see when every other has ended its rank and written exit.json. Said are seconds,
-datagrams a host and second, and the CPU time that a supervisor takes. Linux: all of
-127.0.0.0/8 is this machine.
+datagrams and bytes a host and second, and the CPU time that a supervisor takes. Nothing else should
+speak on this machine meanwhile. Linux: all of 127.0.0.0/8 is this machine.
 """
 
 from __future__ import annotations
@@ -47,13 +47,16 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def datagrams() -> int:
+def traffic() -> tuple[int, int]:
+    """(datagrams that this machine has sent, bytes that its loopback has), headers included."""
     names, values = [
         line.split()[1:]
         for line in Path("/proc/net/snmp").read_text().splitlines()
         if line.startswith("Udp:")
     ]
-    return int(dict(zip(names, values, strict=True))["OutDatagrams"])
+    devices = Path("/proc/net/dev").read_text().splitlines()
+    (lo,) = [line.split() for line in devices if line.split()[0] == "lo:"]
+    return int(dict(zip(names, values, strict=True))["OutDatagrams"]), int(lo[9])
 
 
 def measure(hosts: int, root: Path) -> str:
@@ -69,11 +72,11 @@ def measure(hosts: int, root: Path) -> str:
     started = time.monotonic() - begun
     pids = [json.loads((f / "record.json").read_text())["supervisor"]["pid"] for f in folders]
     time.sleep(3)
-    cpu, sent, since = sum(map(cpu_seconds, pids)), datagrams(), time.time()
+    cpu, before, since = sum(map(cpu_seconds, pids)), traffic(), time.time()
     time.sleep(BEATING)
     took = (time.time() - since) * hosts
     cpu = (sum(map(cpu_seconds, pids)) - cpu) / took
-    sent = (datagrams() - sent) / took
+    sent, size = ((now - then) / took for now, then in zip(traffic(), before, strict=True))
     os.kill(pids[hosts // 2], signal.SIGKILL)
     begun = time.monotonic()
     alive = [f for i, f in enumerate(folders) if i != hosts // 2]
@@ -89,7 +92,7 @@ def measure(hosts: int, root: Path) -> str:
         time.sleep(0.05)
     return (
         f"{hosts:4} hosts: started in {started:.1f} s; a host and second: {sent:.0f} datagrams, "
-        f"{cpu:.2%} of a core; one killed: all stopped after {stopped:.1f} s, "
+        f"{size / 1000:.1f} kB, {cpu:.2%} of a core; one killed: all stopped in {stopped:.1f} s, "
         f"named: {', '.join(sorted(blamed))} (killed: host{hosts // 2})"
     )
 

@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from trainer import model as trainer_model
 from trainer.args import parse_args
 from trainer.fit import CountingTrainer
+from trainer.process import run_rank
 
 
 class LiveBytes(TorchDispatchMode):
@@ -275,9 +276,7 @@ def main() -> None:
         print(name, found[name], file=sys.stderr, flush=True)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     (out / f"rank{rank}.json").write_text(json.dumps(found))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    run_rank(main)  # as trainers end: a destructor of gloo's may abort a rank that is done

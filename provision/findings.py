@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 from provision import errors
+from provision.errors import ProvisionError
 from provision.names import fold
 
 
@@ -20,6 +21,8 @@ class Level(StrEnum):
     UNKNOWN = "unknown"
 
 
+#: The remedy where a host said why something could not be read there.
+UNREAD = "put right on that host what kept it from being read, then try again"
 #: The subjects of findings about reaching a host at all; they exit 3 rather than 1.
 SSH, SRUN = "ssh", "srun"
 
@@ -54,6 +57,47 @@ class Finding:
             "expected": self.expected,
             "remedy": self.remedy,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Makes findings about one host."""
+
+    host: str
+
+    def __call__(
+        self, subject: str, level: Level, found: object, expected: str, remedy: str = ""
+    ) -> Finding:
+        """A finding about this host; what is ok needs no remedy."""
+        return Finding(
+            host=self.host,
+            subject=subject,
+            level=level,
+            found=str(found),
+            expected=expected,
+            remedy="" if level is Level.OK else remedy,
+        )
+
+    def error(self, subject: str, found: object, expected: str, remedy: str = "") -> Finding:
+        """What keeps a command from going on."""
+        return self(subject, Level.ERROR, found, expected, remedy)
+
+    def judged(
+        self, subject: str, good: bool | None, found: object, expected: str, remedy: str
+    ) -> Finding:
+        """Ok if ``good``, an error if not, unknown where nobody can tell (None)."""
+        level = {True: Level.OK, False: Level.ERROR, None: Level.UNKNOWN}[good]
+        return self(subject, level, found, expected, remedy)
+
+    def failed(self, error: ProvisionError) -> Finding:
+        """An error that the host gave in place of an answer."""
+        return self.error(error.subject, error.found, error.expected, error.remedy)
+
+    def unanswered(self, subject: str, error: ProvisionError) -> Finding:
+        """What could not be read: unknown, and so not ok; a host that went away is an error."""
+        if error.exit_code == errors.UNREACHABLE:
+            return self.failed(error)
+        return self(subject, Level.UNKNOWN, error.found, error.expected, error.remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,3 +147,18 @@ def merged(findings: Iterable[Finding]) -> tuple[tuple[str, Finding], ...]:
         key = Finding(**{**finding.__dict__, "host": ""})
         rows.setdefault(key, []).append(finding.host)
     return tuple((fold(hosts), key) for key, hosts in rows.items())
+
+
+def merged_errors(errors: Mapping[str, ProvisionError]) -> tuple[ProvisionError, ...]:
+    """Errors by host; what several hosts say alike as one: ``node[1-4]: disk: found ...``."""
+    rows: dict[tuple[type, str, str, str, str], list[str]] = {}
+    for host, error in errors.items():
+        what = error.what.removeprefix(f"{host}: ")
+        key = (type(error), what, error.found, error.expected, error.remedy)
+        rows.setdefault(key, []).append(host)
+    return tuple(
+        kind(f"{fold(hosts)}: {what}", found=found, expected=expected, remedy=remedy)
+        if hosts[1:]
+        else errors[hosts[0]]
+        for (kind, what, found, expected, remedy), hosts in rows.items()
+    )

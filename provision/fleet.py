@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from provision.errors import ConfigError, ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.findings import Judge, Report, merged_errors
 from provision.inventory import Host, Inventory
 from provision.remote import SshFiles, SshOptions, make_connection, read_ssh_files
 from provision.session import Remote, Say
@@ -53,6 +53,8 @@ class Fleet:
         connections, so that no thread is left waiting.
         """
         chosen = [h for h in self.inventory if not hosts or h.label in hosts]
+        if any(host.label not in self.connections for host in chosen):
+            _ = self._ssh_files  # what is wrong with them is no host's fault: one error, for all
 
         def one(host: Host) -> T | ProvisionError:
             try:
@@ -66,6 +68,8 @@ class Fleet:
             _await(futures, say)
             return {label: future.result() for label, future in futures.items()}
         except KeyboardInterrupt:
+            # First: who is cut off makes room for a host that was not begun with.
+            pool.shutdown(wait=False, cancel_futures=True)
             self.close()
             raise
         finally:
@@ -95,7 +99,7 @@ class Fleet:
         end; later phases are then not begun.
         """
         for phase in plan.phases:
-            errors = list(self.apply_phase(phase, say, by).values())
+            errors = merged_errors(self.apply_phase(phase, say, by))
             for error in errors[1:]:
                 say(str(error))
             if errors:
@@ -202,14 +206,7 @@ def error_report(answers: Mapping[str, Any]) -> Report:
     """Findings for the hosts of a fan-out that gave an error in place of a value."""
     return Report(
         findings=tuple(
-            Finding(
-                host=label,
-                subject=error.subject,
-                level=Level.ERROR,
-                found=error.found,
-                expected=error.expected,
-                remedy=error.remedy,
-            )
+            Judge(host=label).failed(error)
             for label, error in answers.items()
             if isinstance(error, ProvisionError)
         )

@@ -152,7 +152,8 @@ def _parse_host(line: str, where: str) -> Host:
                 remedy="give it another name in ~/.ssh/config (Host, HostName, User)",
             )
     if port is not None and not 0 < int(port) < 65536:
-        raise ConfigError(where, found=f"port {port}", expected="1 to 65535", remedy="correct it")
+        remedy = "write the port of its SSH server, or leave it out"
+        raise ConfigError(where, found=f"port {port}", expected="1 to 65535", remedy=remedy)
     if slots is not None and int(slots) == 0:
         raise ConfigError(
             where,
@@ -195,6 +196,6 @@ def read_inventory(path: Path) -> Inventory:
             f"hosts file {path}",
             found=reason,
             expected="a text file, one host a line",
-            remedy="name yours with --hosts FILE",
+            remedy="write it (a line: node1 slots=8), or name another with --hosts FILE",
         ) from None
     return parse_inventory(text, str(path))

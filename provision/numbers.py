@@ -1,4 +1,4 @@
-"""Numbers that a user gives, each within its range."""
+"""Numbers that a user gives, each within its range; and bytes as a person reads them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from typing import Any
 
 from provision.errors import ConfigError
 
-#: At least 1, all of them; a port is a 16-bit number.
-_AT_LEAST_1 = {"connect_timeout", "answer_timeout", "workers", "master_port", "nproc"}
-_AT_LEAST_1 |= {"max_new_tokens", "grace", "grace_after_failure"}
-#: A supervisor asks one that is silent after 2 s (onhost/heartbeat.py): sooner, none is lost.
-_LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), "lost_after": 3, "start_within": 10}
-_LEAST |= dict.fromkeys(("keep_last", "wait", "tail", "rank"), 0)
-_AT_MOST = {"master_port": 65535}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)b?(?:/s)?", re.IGNORECASE)
 
 
-def parse_number(key: str, value: Any) -> int:
-    """The setting ``key`` as a number; ConfigError, with the flag's name, if it can't be that."""
-    least, most = _LEAST.get(key), _AT_MOST.get(key)
+def parse_number(key: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """The setting ``key`` as a number from ``least`` to ``most`` (None: no bound).
+
+    ConfigError, with the flag's name, if it can't be that.
+    """
     with contextlib.suppress(TypeError, ValueError):
         number = int(value)
         if (least is None or number >= least) and (most is None or number <= most):
@@ -29,7 +24,8 @@ def parse_number(key: str, value: Any) -> int:
     wanted = "a number" if least is None else f"a number, {least} or more"
     wanted = f"a number from {least} to {most}" if most else wanted
     option = f"--{key.replace('_', '-')}"
-    raise ConfigError(option, found=repr(value), expected=wanted, remedy="correct it")
+    remedy = "write such a number, or leave it out"
+    raise ConfigError(option, found=repr(value), expected=wanted, remedy=remedy)
 
 
 def parse_rate(text: str | None) -> float:
@@ -46,3 +42,11 @@ def parse_rate(text: str | None) -> float:
             "--limit", found=repr(text), expected="bytes a second", remedy="as in --limit 50MB/s"
         )
     return rate
+
+
+def size(count: float) -> str:
+    """Bytes for a person, in powers of ten: "13.2 GB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count:.0f} bytes"

@@ -34,6 +34,9 @@ _OPTIONS = (
     "RemoteCommand=none",
     "ConnectionAttempts=1",
     "LogLevel=QUIET",
+    # Half of a login's time, both sides computing, where OpenSSH < 10 prefers this one (9.2: 2 × 25
+    # ms); the next best, elliptic curves or ML-KEM, is what Fabric's connections have as well.
+    "KexAlgorithms=-sntrup761x25519-sha512*",
 )
 #: Seconds for a host to take the connection: who is slower is asked in the other way.
 _CONNECT = 3

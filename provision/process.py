@@ -20,6 +20,8 @@ from typing import IO
 IDLE_S = 20.0
 #: Seconds that processes get to end by themselves after SIGTERM.
 GRACE_S = 5.0
+#: And the kernel to be rid of them after SIGKILL, however busy the machine is.
+KILL_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,16 +132,19 @@ def _end_session(session: int, reap: Callable[[], object] = lambda: None) -> Non
     """End every process of the command's session: ninja gives each compiler a process group of
     its own, so ending the command's group is not enough.
     """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + GRACE_S
-        for pid in _session_members(session):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        while time.monotonic() < deadline:
-            reap()  # so that it stops counting as a member
-            if not _session_members(session):
-                return
+    for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_S)):
+        deadline, told = time.monotonic() + seconds, set[int]()
+        while left := set(_session_members(session)):
+            for pid in left - told:  # one that was being forked was no member at first
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= left
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.05)
+            reap()  # so that it stops counting as a member
+        else:
+            return
 
 
 def _session_members(session: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ asks for a password: hosts are reached in parallel.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import socket
 from collections.abc import Iterator
@@ -51,21 +52,29 @@ class SshFiles:
 def read_ssh_files(options: SshOptions) -> SshFiles:
     """The client configuration, whole; known_hosts files are read when a host first names one.
 
-    Raises ConfigError if the configuration named in the options is not there.
+    Raises ConfigError if the configuration named in the options is not there, or one can't be read.
     """
     # fabric costs ~1 s to import: only commands that connect pay for it.
     import fabric
+    from paramiko.ssh_exception import ConfigParseError
 
-    if options.config is None:
-        return SshFiles(config=fabric.Config().base_ssh_config)
-    if not options.config.is_file():
+    if options.config is not None and not options.config.is_file():
         raise ConfigError(
             f"ssh_config {options.config}",
             found="no such file",
             expected="an OpenSSH client configuration",
             remedy="correct --ssh-config or the ssh_config setting",
         )
-    return SshFiles(config=fabric.Config(runtime_ssh_path=str(options.config)).base_ssh_config)
+    named = {"runtime_ssh_path": str(options.config)} if options.config else {}
+    try:
+        return SshFiles(config=fabric.Config(**named).base_ssh_config)
+    except (OSError, UnicodeDecodeError, ConfigParseError) as error:
+        raise ConfigError(
+            f"ssh_config {options.config or '~/.ssh/config'}",
+            found=error,
+            expected="an OpenSSH client configuration",
+            remedy="`ssh -G HOST` says what OpenSSH makes of it",
+        ) from None
 
 
 def make_connection(host: Host, options: SshOptions, files: SshFiles) -> Any:
@@ -77,16 +86,24 @@ def make_connection(host: Host, options: SshOptions, files: SshFiles) -> Any:
     logging.getLogger("paramiko").addHandler(logging.NullHandler())
     logging.getLogger("paramiko").propagate = False
     limits = ("banner_timeout", "auth_timeout", "channel_timeout")
-    cxn = fabric.Connection(
-        host.name,
-        user=host.user,
-        port=host.port,
-        # Its own, of parsed files: a fabric.Config that is read empties and fills itself again,
-        # so two threads must not share one.
-        config=fabric.Config(ssh_config=files.config),
-        connect_timeout=options.connect_timeout,
-        connect_kwargs=dict.fromkeys(limits, options.connect_timeout),
-    )
+    try:
+        cxn = fabric.Connection(
+            host.name,
+            user=host.user,
+            port=host.port,
+            # Its own, of parsed files: a fabric.Config that is read empties and fills itself again,
+            # so two threads must not share one.
+            config=fabric.Config(ssh_config=files.config),
+            connect_timeout=options.connect_timeout,
+            connect_kwargs=dict.fromkeys(limits, options.connect_timeout),
+        )
+    except ValueError as error:  # of Port and ConnectTimeout, which Fabric takes for numbers
+        raise ConfigError(
+            f"{host.label}: ssh_config",
+            found=error,
+            expected="numbers for Port and ConnectTimeout",
+            remedy=f"`ssh -G {host.name}` names the line",
+        ) from None
     each: Any = cxn
     while each is not None and not isinstance(each, str):
         known = known_hosts(each.ssh_config)
@@ -117,6 +134,24 @@ def limit_silence(cxn: Any) -> None:
         each = each.gateway
 
 
+def answers(cxn: Any, seconds: float) -> bool:
+    """Whether the server at the other end of a connection still answers: it is asked.
+
+    That paramiko calls a connection active says little: it ends the channels of a lost one, and
+    with that whoever waits for them, a moment before it says so. A server that refuses one channel
+    more (sshd's MaxSessions) answers.
+    """
+    from paramiko.ssh_exception import ChannelException
+
+    try:
+        cxn.transport.open_session(timeout=seconds).close()
+    except ChannelException:
+        return True
+    except Exception:  # noqa: BLE001 - paramiko raises many unrelated types
+        return False
+    return True
+
+
 def _lines_for(name: str, paths: tuple[Path, ...], files: SshFiles) -> Iterator[str]:
     """Lines of known_hosts files that may be about this name: its own, and all hashed ones."""
     for path in paths:
@@ -129,9 +164,11 @@ def _lines_for(name: str, paths: tuple[Path, ...], files: SshFiles) -> Iterator[
 def _read_known(path: Path) -> dict[str, list[str]]:
     """A known_hosts file's lines by name, hashed ones below "": sshd(8), "SSH_KNOWN_HOSTS"."""
     found: dict[str, list[str]] = {}
-    if not path.is_file() or str(path) == "/dev/null":
-        return found
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return found  # as OpenSSH: a file that can't be read vouches for nothing
+    for line in text.splitlines():
         # Lines that start with a marker (@revoked, @cert-authority) vouch for no key by themselves.
         names = line.strip().partition(" ")[0]
         if names and not names.startswith(("#", "@")):
@@ -183,14 +220,19 @@ def known_hosts(ssh_config: dict[str, Any]) -> tuple[Path, ...]:
     ):
         value = str(ssh_config.get(key, default))
         # paramiko strips the quotes of a single quoted path; such a path may hold spaces.
-        named += [value] if Path(value).expanduser().exists() else shlex.split(value)
+        # A folder that this user may not enter is not there (Path.exists() would raise).
+        there = os.path.exists(Path(value).expanduser())  # noqa: PTH110
+        named += [value] if there else shlex.split(value)
     return tuple(Path(name).expanduser() for name in named if name.lower() != "none")
 
 
-def hung_up(error: Exception, seconds: float) -> bool:
-    """Whether a server closed the connection at once, in place of telling its name."""
-    told = isinstance(error, EOFError | ConnectionResetError)
-    return seconds < 3 and (told or "protocol banner" in str(error))
+def hung_up(error: Exception) -> bool:
+    """Whether a server closed the connection in place of telling its name; not: was silent.
+
+    paramiko says the same of both, but for what it met itself (Transport._check_banner).
+    """
+    met = error.__context__ if "protocol banner" in str(error) else error
+    return isinstance(met, EOFError | ConnectionResetError)
 
 
 def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
@@ -224,6 +266,7 @@ def explain(label: str, error: Exception, cxn: Any) -> UnreachableError:
         tried = tuple(getattr(error, "errors", None) or {})
         last = error.errors[tried[-1]] if tried else error  # type: ignore[attr-defined]
         reason = getattr(last, "strerror", None) or str(last) or type(last).__name__
+        reason = "the connection ended" if isinstance(last, EOFError) else reason
         found, expected = f"no SSH session to {where} ({reason})", "an SSH server"
         remedy = "is the host up, and its SSH server on that port?"
     return UnreachableError(f"{label}: ssh", found=found, expected=expected, remedy=remedy)

@@ -13,13 +13,15 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import resources
 
 from provision.errors import ConfigError, HostError
 
 NO_PYTHON = "ZEROFLEET-NO-PYTHON"
+#: What a line of progress begins with: the rest is for a person.
+_SAY = "ZEROFLEET-SAY "
 _ANSWER = re.compile(r"ZEROFLEET<<(.*?)>>ZEROFLEET", re.DOTALL)
 
 # Linux caps one argument, and so the whole command line that sshd hands to `sh -c`, at 128 KiB:
@@ -48,7 +50,8 @@ _ANY_PYTHON = (
     ' do test -x $p && o="$o $p"; done;'
     f" echo {NO_PYTHON}$o."
 )
-_THIS_PYTHON = f'p="$1"; shift; exec "$p" -c "{_BOOT}" "$@"'
+# -E: an environment's Python, as a run has it, without the PYTHONPATH that a login may set.
+_THIS_PYTHON = f'p="$1"; shift; exec "$p" -E -c "{_BOOT}" "$@"'
 
 
 # A script may be written as several files: each travels as the module that it is imported as.
@@ -118,6 +121,21 @@ def text_argv(text: str, name: str, args: Sequence[str], python: str = "") -> tu
 def script_argv(name: str, args: Sequence[str], python: str = "") -> tuple[str, ...]:
     """Argv that runs ``provision/onhost/<name>.py`` on a host; see :func:`text_argv`."""
     return text_argv(read_onhost(name), f"{name}.py", args, python)
+
+
+def said(line: str) -> str | None:
+    """What a line of a script's output says to a person; None for any other line."""
+    return line.removeprefix(_SAY) if line.startswith(_SAY) else None
+
+
+def passing_on(host: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """A taker of a script's lines: what they say goes to ``say``, with the host before it."""
+
+    def on_line(line: str) -> None:
+        if (text := said(line)) is not None:
+            say(f"[{host}] {text}")
+
+    return on_line
 
 
 def parse_answer(host: str, stdout: str, stderr: str = "") -> dict[str, object]:

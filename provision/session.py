@@ -17,13 +17,27 @@ from typing import IO, Any
 
 from invoke.exceptions import CommandTimedOut
 
-from provision.errors import HostError, UnreachableError
-from provision.remote import KEEPALIVE_SECONDS, explain, hung_up, limit_silence
-from provision.script import parse_answer, script_argv, text_argv
+from provision.errors import HostError, ProvisionError, UnreachableError
+from provision.findings import SSH
+from provision.remote import (
+    KEEPALIVE_SECONDS,
+    SILENCE_SECONDS,
+    answers,
+    explain,
+    hung_up,
+    limit_silence,
+)
+from provision.script import parse_answer, passing_on, script_argv
 from provision.steps import Phase, Put, Run, Step
 from provision.talk import Talk
 
 Say = Callable[[str], None]
+
+#: paramiko's, where none came: a signal ended the command, the connection ended, or we closed it
+#: (recv_exit_status, https://docs.paramiko.org/en/stable/api/channel.html).
+_NO_STATUS = -1
+#: What was found, and what to do, where a connection has ended.
+_ENDED = ("the connection ended", "is the host up, and its network? then run the command again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +54,7 @@ class Remote:
             if self.connected:
                 return
             try:
+                self.close()  # of an earlier connection, its file transfers would be used on
                 self._open()
                 self.cxn.transport.set_keepalive(KEEPALIVE_SECONDS)
                 limit_silence(self.cxn)
@@ -51,13 +66,12 @@ class Remote:
 
         That is sshd's MaxStartups: many logins at once, to a gateway above all.
         """
-        for pause in (0.5, 1.0, 2.0, 0.0):
-            began = time.monotonic()
+        for pause in (0.5, 1.0, 2.0, 4.0, 0.0):
             try:
                 self.cxn.open()
                 return
             except Exception as error:
-                if not pause or not hung_up(error, time.monotonic() - began):
+                if not pause or not hung_up(error):
                     raise
                 self.cxn.close()
                 time.sleep(pause * random.uniform(1, 2))  # noqa: S311 - not all at once again
@@ -74,7 +88,10 @@ class Remote:
 
     def close(self) -> None:
         """Disconnect."""
-        self.cxn.close()
+        try:
+            self.cxn.close()
+        except Exception:  # noqa: BLE001 - file transfers can't be told to end, and count as ended
+            self.cxn.close()
 
     def run(
         self, argv: Sequence[str], on_line: Say | None = None, timeout: float | None = None
@@ -86,20 +103,51 @@ class Remote:
         streams: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         if on_line is not None:
             streams.update(out_stream=_Lines(on_line), err_stream=_Lines(lambda _: None))
+        if not self.connected:  # Fabric would connect anew, after Ctrl-C has cut this, too
+            raise self._lost(*_ENDED)
+        began = time.monotonic()
         try:
             result = self.cxn.run(
                 shlex.join(argv), warn=True, hide=True, in_stream=False, encoding="utf-8", **streams
             )
         except CommandTimedOut:
-            raise UnreachableError(
-                f"{self.label}: ssh",
-                found=f"no answer in {timeout:.0f} s after the login",
-                expected="an answer",
-                remedy="is it overloaded, or a disk there hung? (--answer-timeout gives it longer)",
-            ) from None
+            raise self._silent(timeout or 0) from None
         except Exception as error:  # noqa: BLE001 - likewise
             raise explain(self.label, error, self.cxn) from None
+        if result.exited == _NO_STATUS:
+            self._check_cut(time.monotonic() - began, timeout)
         return int(result.exited), str(result.stdout), str(result.stderr)
+
+    def _silent(self, timeout: float) -> ProvisionError:
+        """The error of a command that did not end in time."""
+        return self._lost(
+            f"no answer in {timeout:.0f} s after the login",
+            "is it overloaded, or a disk there hung? (--answer-timeout gives it longer)",
+        )
+
+    def _lost(self, found: str, remedy: str) -> ProvisionError:
+        """That this host is not reached any more."""
+        what = f"{self.label}: {SSH}"
+        return UnreachableError(what, found=found, expected="an answer", remedy=remedy)
+
+    def _cut(self) -> ProvisionError | None:
+        """The error of a connection that has ended; None where the host answers over it."""
+        if answers(self.cxn, SILENCE_SECONDS):
+            return None
+        return self._lost(*_ENDED)
+
+    def _check_cut(self, seconds: float, timeout: float | None) -> None:
+        """UnreachableError if not the command ended, but its time or its connection.
+
+        Invoke closes the channel when time is up, and then tells by whether its timer's thread has
+        ended, which it may not have yet: invoke.runners.Runner.timed_out, in
+        https://docs.pyinvoke.org/en/stable/api/runners.html. Of a lost connection Fabric raises
+        nothing.
+        """
+        if timeout is not None and seconds >= timeout:
+            raise self._silent(timeout)
+        if (error := self._cut()) is not None:
+            raise error
 
     def talk(self, script: str, args: Sequence[str] = (), python: str = "") -> Talk:
         """Start ``onhost/<script>.py args…`` there, to be told more over its stdin."""
@@ -108,7 +156,7 @@ class Remote:
             channel.exec_command(shlex.join(script_argv(script, args, python)))
         except Exception as error:  # noqa: BLE001 - likewise
             raise explain(self.label, error, self.cxn) from None
-        return Talk(label=self.label, channel=channel)
+        return Talk(label=self.label, channel=channel, why=lambda _: self._cut(), lost=self._lost)
 
     def ask(
         self,
@@ -119,11 +167,6 @@ class Remote:
     ) -> dict[str, object]:
         """The answer of ``onhost/<script>.py args…`` there (HostError if it gives none)."""
         _, out, err = self.run(script_argv(script, args, python), timeout=timeout)
-        return parse_answer(self.label, out, err)
-
-    def ask_text(self, text: str, name: str, args: Sequence[str]) -> dict[str, object]:
-        """As :meth:`ask`, for a program given as text."""
-        _, out, err = self.run(text_argv(text, name, args))
         return parse_answer(self.label, out, err)
 
     def apply(self, phase: Phase, say: Say) -> None:
@@ -139,17 +182,12 @@ class Remote:
         self.put(batch, say)
 
     def _apply_run(self, step: Step, do: Run, say: Say) -> None:
-        def progress(line: str) -> None:
-            if line.startswith("ZEROFLEET-SAY "):
-                say(f"[{self.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
-
-        code, out, err = self.run(do.argv, progress)
+        code, out, err = self.run(do.argv, passing_on(self.label, say))
         if code == 0:
             return
         last = (err.strip() or out.strip()).splitlines()
         tail = [line for line in last if line.strip() and not line.startswith("ZEROFLEET-")]
-        # None came: https://docs.paramiko.org/en/stable/api/channel.html (recv_exit_status)
-        cut = "no exit status: its connection ended, or a signal ended it there"
+        cut = "no exit status: a signal ended it there"
         raise HostError(
             f"{self.label}: {do}",
             found=tail[-1][:300] if tail else f"exit {code}" if code >= 0 else cut,
@@ -181,8 +219,20 @@ class Remote:
 
     def _send(self, stream: IO[bytes], target: str, put: Put, say: Say) -> None:
         """The bytes of a put into a file there."""
-        sftp = self.cxn.sftp()
-        sftp.putfo(stream, target, file_size=put.size, callback=self._meter(put, say))
+        try:
+            sftp = self.cxn.sftp()
+            sftp.putfo(stream, target, file_size=put.size, callback=self._meter(put, say))
+        except Exception as error:  # noqa: BLE001 - likewise
+            raise self._not_moved(
+                error, target, "a file written there", "is there room? then run the command again"
+            ) from None
+
+    def _not_moved(self, error: Exception, path: str, expected: str, remedy: str) -> ProvisionError:
+        """Why a file did not come or go: the connection's end, or what is wrong with the file."""
+        if not isinstance(error, OSError):
+            return explain(self.label, error, self.cxn)
+        what = f"{self.label}: {path}"
+        return self._cut() or HostError(what, found=error, expected=expected, remedy=remedy)
 
     def _meter(self, put: Put, say: Say) -> Callable[[int, int], None]:
         """A line every few seconds for a file that takes longer."""
@@ -196,10 +246,22 @@ class Remote:
         return callback
 
     def get(self, source: str, target: Path) -> None:
-        """A file of this host to ``target`` here, complete or not at all."""
+        """A file of this host to ``target`` here, complete or not at all.
+
+        UnreachableError if the connection ends; HostError if that file can't be had, or kept.
+        """
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".partial")
-        self.cxn.sftp().get(source, str(partial))
+        try:
+            self.cxn.sftp().get(source, str(partial))
+        except Exception as error:  # noqa: BLE001 - likewise
+            partial.unlink(missing_ok=True)
+            raise self._not_moved(
+                error,
+                source,
+                f"a copy of it at {target}",
+                "is it still there, and room for it here? then run the command again",
+            ) from None
         partial.replace(target)
 
 

@@ -7,17 +7,24 @@ variables (https://docs.pyinvoke.org/en/stable/concepts/configuration.html). Pur
 
 from __future__ import annotations
 
-import difflib
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from provision.defaults import CHECKOUT, DEFAULTS, EXISTING
+from provision.allowed import (
+    expanded,
+    require_existing,
+    require_kind,
+    require_known,
+    require_plain,
+)
 from provision.errors import ConfigError
 from provision.numbers import parse_number, parse_rate
+from provision.places import CHECKOUT
+from provision.setting_kinds import Kind, Setting
+from provision.setting_table import DEFAULTS, SETTINGS
 
 __all__ = ["CHECKOUT", "DEFAULTS", "LOCK_NAME", "Settings", "make_settings", "read_settings"]
 
@@ -34,14 +41,31 @@ class Settings:
     """
 
     given: frozenset[str]
+    # Hosts, and how they are reached.
     hosts: Path
     ssh_config: Path | None
     accept_new: bool
     connect_timeout: int
     answer_timeout: int
+    workers: int
     wide: bool
     fact: str | None
-    workers: int
+    include: str | None
+    exclude: str | None
+    # A build.
+    accelerator: str | None
+    ops: str | None
+    arch: str | None
+    toolkit: str
+    cpu: str
+    torch: str
+    version: str | None
+    source: str | None
+    with_source: str | None
+    python: str | None
+    jobs: str | None
+    on: str | None
+    # Wheels, and the environment around them.
     wheels: Path
     wheel: str | None
     env_source: str
@@ -51,88 +75,63 @@ class Settings:
     requirements: Path | None
     upgrade: bool
     glibc: str | None
-    runs: Path
-    accelerator: str | None
-    ops: str | None
-    arch: str | None
-    toolkit: str
-    version: str | None
-    source: str | None
-    python: str | None
-    jobs: str | None
-    on: str | None
-    with_source: str | None
-    torch: str
-    cpu: str
-    zero: int
-    zero_auto: bool
-    offload: str
-    deepspeed: Path | None
-    method: str | None
-    objective: str | None
-    gpus: str | None
-    nodes: str | None
-    gpu_memory: str | None
-    host_memory: str | None
-    seq: str | None
-    batch: str | None
-    accum: str | None
-    checkpointing: str | None
-    attn: str | None
-    precision: str | None
-    lora_rank: str | None
-    model: str | None
-    data: str | None
-    what: Path | None
-    rows: str | None
-    result: str | None
-    checkpoint: str | None
-    dtype: str | None
-    universal: bool
-    prompt: str | None
-    max_new_tokens: int
-    limit: str | None
-    output: str | None
-    recipe: Path
-    set: Mapping[str, Any]
-    master_addr: str | None
-    master_port: int
-    script: Path | None
-    code: Path
-    include: str | None
-    exclude: str | None
-    nproc: int | None
-    launcher: str
-    nnodes: int | None
-    gpus_per_node: int | None
-    env: tuple[str, ...]
-    env_set: Mapping[str, Any]
-    print_commands: bool
-    locked: bool
-    deep: bool
+    # A deploy, and what it left.
     wait: int
     partial: bool
+    anew: bool
+    limit: str | None
     to: str | None
     keep_last: int
     pushed: bool
     with_runs: bool
     check: bool
-    run: str | None
-    follow: bool
-    rank: int | None
-    host: str | None
-    tail: int | None
+    what: Path | None
+    # The drift lock.
+    locked: bool
+    lock_file: Path
+    allow_drift: str | None
+    # What a run is.
+    model: str | None
+    data: str | None
+    output: str | None
+    zero: int
+    zero_auto: bool
+    offload: str
+    deepspeed: Path | None
+    recipe: Path
+    set: Mapping[str, Any]
+    script: Path | None
+    code: Path
+    env: tuple[str, ...]
+    env_set: Mapping[str, Any]
+    # How its ranks start.
+    master_addr: str | None
+    master_port: int
+    nproc: int | None
+    launcher: str
+    nnodes: int | None
+    gpus_per_node: int | None
+    numa_binding: str
+    deep: bool
+    print_commands: bool
+    # How it goes on and ends.
     detach: bool
     retries: int
+    retry_within: int
     resume: str | None
     grace: int
     grace_after_failure: int
     lost_after: int
     start_within: int
-    numa_binding: str
+    # Runs that were started.
+    runs: Path
+    run: str | None
+    follow: bool
+    rank: int | None
+    host: str | None
+    tail: int | None
     checkpoints: bool
-    lock_file: Path
-    allow_drift: str | None
+    # A Slurm job.
     slurm: str | bool | None
     shared: Path | None
     time: object
@@ -150,17 +149,28 @@ class Settings:
     no_preflight: bool
     file: Path | None
     submit: bool
-
-
-_PATHS = {"hosts", "what", "ssh_config", "wheels", "runs", "recipe", "lock_file", "script", "code"}
-_PATHS |= {"deepspeed", "shared", "file", "env_lock", "requirements"}
-_LISTS = {"ops", "allow_drift", "arch", "packages", "glibc"}
-#: Embeddings, overrides and isolates: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
-_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-_COUNTS = {"rank", "tail", "nproc", "nnodes", "gpus_per_node", "restarts"}
-_NUMBERS = {"connect_timeout", "answer_timeout", "workers", "zero", "master_port"}
-_NUMBERS |= {"max_new_tokens", "wait", "keep_last", "retries", "lead"}
-_NUMBERS |= {"grace", "grace_after_failure", "lost_after", "start_within"}
+    # Memory of a run.
+    method: str | None
+    objective: str | None
+    gpus: str | None
+    nodes: str | None
+    gpu_memory: str | None
+    host_memory: str | None
+    seq: str | None
+    batch: str | None
+    accum: str | None
+    checkpointing: str | None
+    attn: str | None
+    precision: str | None
+    lora_rank: str | None
+    # What goes into a run, and what came out.
+    rows: str | None
+    result: str | None
+    checkpoint: str | None
+    dtype: str | None
+    universal: bool
+    prompt: str | None
+    max_new_tokens: int
 
 
 def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: Path) -> Settings:
@@ -169,8 +179,9 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     Raises ConfigError for a setting that does not exist (with the closest one that does), or one
     that is no number where a number is needed.
     """
-    for key in config:
-        _require_known(key)
+    for key, value in config.items():
+        require_known(key)
+        require_kind(key, value)
     values = dict(DEFAULTS)
     values.update({key: value for key, value in config.items() if value is not None})
     # A switch that is off was not given: invoke.yaml may still turn it on.
@@ -187,70 +198,36 @@ def make_settings(config: Mapping[str, Any], flags: Mapping[str, Any], folder: P
     if values["zero_auto"]:  # until hosts are known; a stage that the offload asked for can have
         values["zero"] = 3 if values["offload"] == "all" else 2
     for key, value in values.items():
-        _require_plain(key, list(value) if isinstance(value, tuple) else value)
-    for key in _NUMBERS | {key for key in _COUNTS if values[key] is not None}:
-        values[key] = parse_number(key, values[key])
-    values["limit"] = None if values["limit"] is None else str(values["limit"])
-    parse_rate(values["limit"])
-    _require_existing(values)
-    values["recipe"] = _recipe_path(str(values["recipe"]))
-    for key in _PATHS:
+        require_plain(key, list(value) if isinstance(value, tuple) else value)
+    for key, setting in SETTINGS.items():
         if values[key] is not None:
-            values[key] = folder / Path(str(values[key])).expanduser()
+            values[key] = _parse(key, setting, values[key], folder)
+    require_existing(values)
     values["lock_file"] = values["lock_file"] or values["hosts"].parent / LOCK_NAME
-    for key in _LISTS:
-        if isinstance(values[key], list):
-            values[key] = (" " if key == "packages" else ",").join(map(str, values[key]))
-        elif values[key] is not None:
-            values[key] = str(values[key])  # YAML reads arch: 8.0 as a number
     return Settings(**{field.name: values[field.name] for field in fields(Settings)})
 
 
-def _require_existing(values: Mapping[str, Any]) -> None:
-    """--env-python is of no use to other sources: it was meant to be."""
-    if "env_python" in values["given"] and values["env_source"] != EXISTING:
-        raise ConfigError(
-            "--env-python",
-            found=f"it with --env-source {values['env_source']}",
-            expected="--env-source existing",
-            remedy="add that, or leave it out",
-        )
+def _parse(key: str, setting: Setting, value: Any, folder: Path) -> Any:
+    """A value as its setting's kind has it; ConfigError if it can't be that."""
+    match setting.kind:
+        case Kind.NUMBER:
+            return parse_number(key, value, setting.least, setting.most)
+        case Kind.PATH:
+            value = _recipe_path(str(value)) if key == "recipe" else str(value)
+            return folder / expanded(key, value)
+        case Kind.RATE:
+            parse_rate(str(value))
+            return str(value)
+        case Kind.COMMAS | Kind.WORDS:  # YAML reads arch: 8.0 as a number
+            between = "," if setting.kind is Kind.COMMAS else " "
+            return between.join(map(str, value)) if isinstance(value, list) else str(value)
+    return value
 
 
 def _recipe_path(named: str) -> str:
     """One of ours by its bare name, as in orpo; a file of such a name is ./orpo."""
     ours = re.fullmatch(r"\w+", named)
     return str(CHECKOUT / "recipes" / f"{named}.yaml") if ours else named
-
-
-def _require_known(key: str) -> None:
-    if key not in DEFAULTS:
-        near = difflib.get_close_matches(key, DEFAULTS, n=1)
-        raise ConfigError(
-            "invoke.yaml, zerofleet",
-            found=f"unknown setting {key!r}",
-            expected=", ".join(DEFAULTS),
-            remedy=f"did you mean {near[0]!r}?" if near else "remove it",
-        )
-
-
-def _require_plain(key: str, value: Any) -> None:
-    """Refuse what a terminal obeys, ends a line, or is no character at all: Unicode's categories
-    of control and separator characters, surrogates, and marks that change the direction of text.
-    """
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and (odd := [c for c in text if _is_odd(c)]):
-            raise ConfigError(
-                f"--{key.replace('_', '-')}",
-                found=ascii(text[:200]),
-                expected=f"no {odd[0]!a} in it",
-                remedy="correct it; rename the file or folder where it is named so",
-            )
-
-
-def _is_odd(character: str) -> bool:
-    odd = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    return odd or unicodedata.bidirectional(character) in _DIRECTIONS
 
 
 def _pairs(given: Any, flag: str = "set") -> dict[str, Any]:
@@ -261,7 +238,10 @@ def _pairs(given: Any, flag: str = "set") -> dict[str, Any]:
         return dict(given)
     if flag != "set":
         raise ConfigError(
-            f"invoke.yaml, {flag}", found=given, expected="NAME: value lines", remedy="correct it"
+            f"invoke.yaml, {flag}",
+            found=given,
+            expected="NAME: value lines",
+            remedy=f"write them below {flag}:, one a line, indented",
         )
     pairs = {}
     for item in given:
@@ -275,5 +255,11 @@ def _pairs(given: Any, flag: str = "set") -> dict[str, Any]:
 
 
 def read_settings(config: Mapping[str, Any], **flags: Any) -> Settings:
-    """Settings of a command run in the current folder."""
-    return make_settings(config, flags, Path.cwd())
+    """Settings of a command run in the current folder; ConfigError if that is gone."""
+    try:
+        folder = Path.cwd()
+    except OSError as error:
+        raise ConfigError(
+            "the current folder", found=error, expected="one that exists", remedy="cd to another"
+        ) from None
+    return make_settings(config, flags, folder)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from provision.hosts.lock import LockPlan
     from provision.hosts.summary import Summary
-    from provision.launch.apply import RunResult
     from provision.launch.plan import LaunchPlan
+    from provision.launch.results import RunResult
     from provision.wheel.extra import ExtraWheel
     from provision.wheel.manifest import WheelManifest
 
@@ -89,7 +89,8 @@ class Answer:
 
     def summary(self, summary: Summary) -> None:
         """What hosts are, and below it why some of that is unknown."""
-        self.table(summary.columns, [tuple(map(_escaped, row)) for row in summary.rows])
+        if summary.rows:  # else no host answered
+            self.table(summary.columns, [tuple(map(_escaped, row)) for row in summary.rows])
         for line in summary.unknown:
             self.text(line)
 
@@ -172,13 +173,16 @@ class Answer:
     def outcome(self, result: RunResult) -> None:
         """How a run ended, and where its results are."""
         self.add(**result.as_json())
-        self.exit = errors.INTERRUPTED if result.interrupted else result.outcome.exit_code
+        ended = result.outcome.exit_code or (errors.FINDINGS if result.missing else errors.OK)
+        self.exit = errors.INTERRUPTED if result.interrupted else ended
         self.text(str(result))
 
 
 @contextmanager
 def answer(*, json: bool, dry_run: bool = False) -> Iterator[Answer]:
     """Run a command's body; every error becomes its one line, its JSON and its exit code."""
+    if sys.stdout is None:  # closed by whoever started this: >&-
+        sys.stdout = io.StringIO()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may have no arrows and no umlauts
         sys.stdout.reconfigure(errors="backslashreplace")
     found = Answer(json=json, dry_run=dry_run)

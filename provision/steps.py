@@ -91,12 +91,6 @@ class Plan:
         """Whether there is nothing to do."""
         return not any(phase.steps for phase in self.phases)
 
-    @property
-    def push_bytes(self) -> int:
-        """Bytes that leave the controller, over all hosts."""
-        puts = (step.do for phase in self.phases for step in phase.steps)
-        return sum(do.size for do in puts if isinstance(do, Put))
-
     def __str__(self) -> str:
         if self.empty:
             return f"{self.title}: nothing to do"

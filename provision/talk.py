@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from provision.errors import HostError
+from provision.errors import HostError, ProvisionError
 from provision.script import parse_answer
 
 OnLine = Callable[[str], None]
@@ -25,6 +25,8 @@ OnLine = Callable[[str], None]
 _END = b">>ZEROFLEET"
 #: What one SSH packet holds: https://www.rfc-editor.org/rfc/rfc4253#section-6.1
 _PACKET = 1 << 15
+#: What writing to a channel that has ended raises; paramiko has EOFError where its connection has.
+_CLOSED = (OSError, EOFError)
 #: Scripts that work for longer say ZEROFLEET-ALIVE every five seconds.
 SILENCE_SECONDS = 36.0
 #: What a process may take to end after its last output.
@@ -35,24 +37,27 @@ _LAST_WORDS = 5.0
 class Talk:
     """One conversation. ``channel`` is a paramiko.Channel (or what reads and writes like one).
 
-    ``why``: the error that its stderr stands for, where that is not the script's own to tell.
+    ``why``: the error that an end with this stderr stands for, where that is not the script's own
+    to tell. ``lost``: the error of a host that is not reached any more: what was found, and what to
+    do. None: it is no host, but a process of this machine.
     """
 
     label: str
     channel: Any
-    why: Callable[[str], HostError | None] = lambda _: None
+    why: Callable[[str], ProvisionError | None] = lambda _: None
+    lost: Callable[[str, str], ProvisionError] | None = None
     _unread: bytes = field(default=b"", repr=False)
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Tell the script something: one JSON object, one line. HostError if it has ended."""
+        """Tell the script something: one JSON object, one line. An error if it has ended."""
         try:
             self.channel.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
+        except _CLOSED:
             raise self._ended() from None
 
     def nudge(self, message: Mapping[str, object]) -> None:
         """As :meth:`send`, if it can go at once; that the script has ended, others find out."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*_CLOSED):
             if self.channel.send_ready():
                 self.channel.sendall(json.dumps(message).encode() + b"\n")
 
@@ -64,16 +69,16 @@ class Talk:
                 left = left[self.channel.send(bytes(left[:_PACKET])) :]
             except TimeoutError:
                 continue  # receive(), in another thread, sets the limit for both directions
-            except OSError:
-                raise HostError(
+            except _CLOSED:
+                raise self.why("") or HostError(
                     f"{self.label}: conversation",
-                    found="it ended",
+                    found="closed by the host",
                     expected="a script that reads",
                     remedy="run the command again",
                 ) from None
 
     def receive(self, timeout: float, on_line: OnLine | None = None) -> dict[str, object]:
-        """The script's next answer; HostError if it ended, or if none came in ``timeout`` s.
+        """The script's next answer; an error if it ended, or if none came in ``timeout`` s.
 
         With ``on_line``, which sees the lines before the answer, it is silence that must not last
         so long: a script that works for minutes says so meanwhile.
@@ -84,12 +89,7 @@ class Talk:
             try:
                 part = self.channel.recv(1 << 16)
             except TimeoutError:
-                raise HostError(
-                    f"{self.label}: answer",
-                    found=f"none in {timeout:.0f} s",
-                    expected="an answer",
-                    remedy="is the host down or very busy, or its network cut?",
-                ) from None
+                raise self._late(timeout) from None
             if not part:
                 raise self._ended()
             self._unread += part
@@ -118,7 +118,14 @@ class Talk:
                 on_line(line.decode("utf-8", "replace").rstrip("\r"))
         self._unread = b"\n".join([*kept, rest])
 
-    def _ended(self) -> HostError:
+    def _late(self, seconds: float) -> ProvisionError:
+        """That no answer came in time."""
+        found, remedy = f"no answer in {seconds:.0f} s", "is it very busy, or a disk there hung?"
+        if self.lost is not None:
+            return self.lost(found, "is the host down or very busy, or its network cut?")
+        return HostError(f"{self.label}: answer", found=found, expected="one", remedy=remedy)
+
+    def _ended(self) -> ProvisionError:
         """Why there is no answer any more: what the script, or the shell, said at the end."""
         said = self._unread.decode("utf-8", "replace")
         errors = b""
@@ -126,22 +133,22 @@ class Talk:
             errors += self.channel.recv_stderr(1 << 16)
         if error := self.why(errors.decode("utf-8", "replace")):
             return error
-        if not said.strip() and not errors.strip():
-            return HostError(
-                f"{self.label}: connection",
-                found="it ended",
-                expected="an answer",
-                remedy="is the host up, and its network? then run the command again",
-            )
-        try:
-            parse_answer(self.label, said, errors.decode("utf-8", "replace"))
-        except HostError as error:
-            return error
-        raise AssertionError("an answer was left unread")
+        if said.strip() or errors.strip():
+            try:
+                parse_answer(self.label, said, errors.decode("utf-8", "replace"))
+            except HostError as error:
+                return error
+        return HostError(
+            f"{self.label}: conversation",
+            found="closed",
+            expected="an answer",
+            remedy="was the script there ended? run the command again",
+        )
 
     def close(self) -> None:
         """End the conversation, and with it the script."""
-        self.channel.close()
+        with contextlib.suppress(*_CLOSED):  # it has ended already
+            self.channel.close()
 
 
 class ProcessChannel:

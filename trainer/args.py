@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
 
+from trainer.card import parse_given
 from trainer.errors import RequestError
 from trainer.flags import Parser
 from trainer.old_names import translate
@@ -139,6 +140,8 @@ class SftArgs(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Turn activation checkpointing on, unless either of its names was set."""
+        if self.fsdp:
+            raise RequestError("--fsdp: there is no FSDP here: split the model with --deepspeed")
         if self.activation_checkpointing is None and self.gradient_checkpointing is None:
             self.activation_checkpointing = True
         if not torch.accelerator.is_available():
@@ -194,13 +197,30 @@ def parse_args(
     given = translated(parser, sys.argv[1:] if argv is None else argv, _note)
     model, data, lora, training = parser.parse_flags(given)
     training.given = given
-    if data.model_max_length < 8:
-        raise RequestError(
-            f"--model_max_length {data.model_max_length}: at least 8 tokens are needed"
-        )
+    _require_possible(data, lora, training)
+    flags = parse_given(given)
+    if "num_train_epochs" in flags and "max_steps" not in flags:
+        training.max_steps = -1  # an objective's own number of steps would go before the epochs
+    return model, data, lora, training
+
+
+def _require_possible(data: DataArgs, lora: LoraArgs, training: SftArgs) -> None:
+    """RequestError for flags that would be left out without a word, or end in a traceback later."""
+    for flag, value, least in (
+        ("model_max_length", data.model_max_length, 8),
+        ("max_train_samples", data.max_train_samples, 1),
+        ("max_eval_samples", data.max_eval_samples, 1),
+        ("lora_rank", lora.lora_rank, 1),
+    ):
+        if value is not None and value < least:
+            raise RequestError(f"--{flag} {value}: at least {least} is needed")
     if training.output_dir is None:
         raise RequestError("--output_dir is missing: where the trained weights are to go")
-    return model, data, lora, training
+    if training.eval_strategy != "no" and data.validation_file_dir is None:
+        raise RequestError(
+            f"--eval_strategy {training.eval_strategy.value}: there is nothing to evaluate on: "
+            "give --validation_file_dir"
+        )
 
 
 def translated(parser: Parser, argv: Sequence[str], say: Callable[[str], None]) -> list[str]:

@@ -140,6 +140,22 @@ def teaches_to_stop(tokenizer: PreTrainedTokenizerBase) -> bool:
     return _stop_length(tokenizer, final, final) > 0
 
 
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the tokenizer's own, and the last that the template writes.
+
+    They differ where a base model got a chat format (eos_token ``<|endoftext|>``, turns that end
+    with ``<|im_end|>``), and in models such as Gemma (``<eos>``, ``<end_of_turn>``): generation
+    that knows the first alone goes on with the user's next question.
+    """
+    stops = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    if tokenizer.chat_template:
+        final = _after_final_answer(tokenizer)
+        end = final[: _stop_length(tokenizer, final, final)].strip()
+        ids = tokenizer(end, add_special_tokens=False)["input_ids"] if end else []
+        stops += [each for each in ids[-1:] if each not in stops]
+    return stops
+
+
 class Collator:
     """Pads rows on the right to the longest of the batch, in steps of 8 for tensor cores."""
 

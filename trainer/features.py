@@ -97,11 +97,12 @@ class TokenRows(Sequence[dict[str, np.ndarray]]):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Tokenised rows, and what happened to the rows on the way."""
+    """Tokenised rows, and what happened to the rows on the way. ``digest``: of the kept tokens."""
 
     rows: Sequence[dict[str, np.ndarray]]
     counts: Counts
     tokens: int
+    digest: str = ""
 
     def __str__(self) -> str:
         counts = self.counts
@@ -186,9 +187,18 @@ def tokens_key(paths: str, objective: str, what: dict[str, Any], tokenizer: Any)
         files.append([str(Path(file).resolve()), stat.st_size, stat.st_mtime_ns])
     folder = Path(__file__).parent
     ours = [(folder / f"{name}.py").read_text() for name in SOURCES]
-    words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token_id]
-    text = json.dumps([objective, files, what, ours, words], sort_keys=True)
+    words = [_vocabulary(tokenizer), tokenizer.chat_template, tokenizer.special_tokens_map]
+    text = json.dumps([objective, files, what, ours, words], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _vocabulary(tokenizer: Any) -> Any:
+    """All that makes tokens of a text. Those written in Python (--trust_remote_code) have no one
+    text of it.
+    """
+    if tokenizer.is_fast:
+        return tokenizer.backend_tokenizer.to_str()
+    return [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.init_kwargs]
 
 
 def tokens_folder(named: str | None) -> Path:
@@ -224,10 +234,14 @@ def _write(kept: Path, features: Features) -> None:
     new.mkdir()
     rows = features.rows
     assert isinstance(rows, TokenRows)
-    for name, (values, ends) in rows.columns.items():
+    digest = hashlib.sha256()
+    for name, (values, ends) in sorted(rows.columns.items()):
         np.save(new / f"{name}.npy", values)
         np.save(new / f"{name}.ends.npy", ends)
-    (new / "counts.json").write_text(json.dumps(asdict(features.counts)))
+        for part in (name.encode(), ends.data, values.data):
+            digest.update(part)
+    kept_counts = {"counts": asdict(features.counts), "digest": digest.hexdigest()}
+    (new / "counts.json").write_text(json.dumps(kept_counts))
     new.rename(kept)
 
 
@@ -239,8 +253,9 @@ def _read(kept: Path) -> Features:
         for name in names
     }
     rows = TokenRows(columns)
-    counts = Counts(**json.loads((kept / "counts.json").read_text()))
-    return Features(rows=rows, counts=counts, tokens=rows.tokens)
+    found = json.loads((kept / "counts.json").read_text())
+    counts = Counts(**found["counts"])
+    return Features(rows=rows, counts=counts, tokens=rows.tokens, digest=found["digest"])
 
 
 def _remove_old(folder: Path) -> None:

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trainer import engine, room
 from trainer.card import write_card
 from trainer.errors import RequestError
-from trainer.finite import Finite
+from trainer.finite import REMEDY, Finite, require_finite
 from trainer.lean import Trainer
 from trainer.metrics import Metrics, peak_memory_of_ranks
 from trainer.pace import Pace
@@ -38,7 +38,10 @@ class CountingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As a Trainer."""
+        base = getattr(kwargs["model"], "config", None)
+        cached = getattr(base, "use_cache", None)
         super().__init__(*args, **kwargs)
+        self._cached = cached
         self.tally = Tally()
         self.finite = Finite()
 
@@ -51,13 +54,27 @@ class CountingTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As a Trainer, but older ones go only when this one is whole on all hosts (saving.py)."""
+        require_finite(self.model, self.state.global_step)
         folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            with room.checkpoint(folder):
+            with room.writing_checkpoint(folder):
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As a Trainer, which sets use_cache to false to train, and would save that in config.json:
+        whoever generated with the result would do without a cache of keys and values.
+        """
+        config = getattr(self.model, "config", None)
+        if config is not None and self._cached is not None:
+            config.use_cache, trains = self._cached, config.use_cache
+        try:
+            super().save_model(*args, **kwargs)
+        finally:
+            if config is not None and self._cached is not None:
+                config.use_cache = trains
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As a Trainer, which would go one step beyond the last when it resumes there (5.23)."""
@@ -100,7 +117,9 @@ class Recorder(TrainerCallback):
         wanted = room.needs(
             self.trainer, state.max_steps, zero=active.stage, resumed=state.global_step > 0
         )
-        raise_together(room.lacking(Path(args.output_dir), wanted) if args.should_save else None)
+        raise_together(
+            room.missing_room(Path(args.output_dir), wanted) if args.should_save else None
+        )
         optimizer = engine.stepping_optimizer(self.trainer)
         trainable, total = count_parameters(self.trainer.model)
         self.say(
@@ -148,9 +167,8 @@ class Recorder(TrainerCallback):
             if not math.isfinite(logs["loss"]):
                 raise RequestError(
                     f"the loss of step {state.global_step} is {logs['loss']}, first in "
-                    f"{self.trainer.finite.where()}: stopped. A lower "
-                    "--learning_rate, or bf16 in place of fp16, are what usually helps; "
-                    "--max_grad_norm is " + str(args.max_grad_norm)
+                    f"{self.trainer.finite.where()}: stopped. {REMEDY}; "
+                    f"--max_grad_norm is {args.max_grad_norm}"
                 )
         elif "eval_loss" in logs:
             self.metrics.write(
@@ -166,8 +184,9 @@ def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
 
 def _save(trainer: Trainer) -> str:
     """Save the result; its folder. Under ZeRO-3 all ranks put the weights together."""
+    require_finite(trainer.model, trainer.state.global_step)
     output = Path(trainer.args.output_dir).resolve()
-    with room.result(output):
+    with room.writing_result(output):
         trainer.save_model()
         trainer.save_state()
     return str(output)
@@ -195,7 +214,7 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
     if pause.step is not None:
         metrics.write("paused", step=pause.step, total_steps=trainer.state.max_steps)
         say(f"asked to pause: saved at step {pause.step} of {trainer.state.max_steps}")
-        pause.conclude(training.process_index)
+        pause.conclude(training)
         return
     # Before saving and evaluation, which are no part of what was planned.
     peaks = peak_memory_of_ranks(training.process_index)
@@ -212,7 +231,7 @@ def fit(trainer: Trainer, metrics: Metrics, say: Callable[[str], None]) -> None:
         figures = {"loss_first": losses[0], "loss_last": losses[-1]} if losses else {}
         figures |= {"eval_loss": loss} if trainer.eval_dataset is not None else {}
         figures = {"steps": trainer.state.global_step, **figures}
-        with room.result(Path(output)):
+        with room.writing_result(Path(output)):
             write_card(Path(output), training.given, figures)
     metrics.write(
         "end",

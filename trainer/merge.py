@@ -18,6 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainer.errors import RequestError
+from trainer.model import first_line, require_whole, set_stops
 from trainer.results import made_whole, require_unused
 
 #: Largest difference of a logit, as a share of how far logits spread. The merged weight is rounded
@@ -39,14 +40,26 @@ def merge(adapter: Path, output: Path, base: str | None = None) -> float:
     base = base or found.get("base_model_name_or_path")
     if not base:
         raise RequestError(f"{adapter} does not say which model it is of: give --base MODEL")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"the base model {base} can't be loaded: {first_line(error)}: give --base MODEL"
+        ) from error
+    require_whole(str(base), info)
     adapted = PeftModel.from_pretrained(model, str(adapter)).eval()
     probe = torch.arange(min(PROBE, model.config.vocab_size))[None]
     with torch.no_grad():
         expected = adapted(input_ids=probe).logits.float()
     with made_whole(output) as partial:
-        adapted.merge_and_unload(safe_merge=True).save_pretrained(partial)
-        AutoTokenizer.from_pretrained(adapter).save_pretrained(partial)
+        merged = adapted.merge_and_unload(safe_merge=True)
+        tokenizer = AutoTokenizer.from_pretrained(adapter)
+        if tokenizer.chat_template:
+            set_stops(merged, tokenizer)
+        merged.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
         return _difference(partial, probe, expected, model.dtype)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.room import told
+from trainer.room import one_line_when_full
 
 RUN_DIR = "ZEROFLEET_RUN_DIR"
 
@@ -53,7 +53,7 @@ class Metrics:
         """One line, in the file when this returns."""
         if self._file:
             line = {"event": event, **{key: _plain(value) for key, value in values.items()}}
-            with told(self._file), self._file.open("a", encoding="utf-8") as file:
+            with one_line_when_full(self._file), self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**line, "at": time.time()}, allow_nan=False) + "\n")
 
 

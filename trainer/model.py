@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,6 +20,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from trainer import quantize
 from trainer.args import LoraArgs, ModelArgs, SftArgs
+from trainer.data import stop_ids
 from trainer.errors import RequestError
 from trainer.templates import read_template
 
@@ -40,7 +43,9 @@ def load_tokenizer(args: ModelArgs, *, chats: bool = True) -> PreTrainedTokenize
             named, revision=args.model_revision, trust_remote_code=args.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise RequestError(f"no tokenizer can be loaded from {named}: {_first(error)}") from error
+        raise RequestError(
+            f"no tokenizer can be loaded from {named}: {first_line(error)}"
+        ) from error
     if args.chat_template:
         tokenizer.chat_template = read_template(args.chat_template)
     if chats and not tokenizer.chat_template:
@@ -50,11 +55,11 @@ def load_tokenizer(args: ModelArgs, *, chats: bool = True) -> PreTrainedTokenize
         )
     if tokenizer.pad_token_id is None:
         # Padding is masked from attention and loss, so any token will do.
-        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 
-def _first(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of an error that transformers explains at length."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -75,7 +80,8 @@ def load_model(
     """The base model, on this rank's device if it is quantised. Under ZeRO-3 each rank holds its
     part only.
 
-    Raises RequestError when the attention implementation asked for is not the one in use.
+    Raises RequestError when the attention implementation asked for is not the one in use, or the
+    folder has not all of the weights.
     """
     wanted = args.attn_implementation
     if wanted in FLASH and not FLASH[wanted][1]():
@@ -84,8 +90,9 @@ def load_model(
             f"{FLASH[wanted][0]}, which are not here: install it on every host, or use sdpa"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             args.model_name_or_path,
+            output_loading_info=True,
             revision=args.model_revision,
             trust_remote_code=args.trust_remote_code,
             dtype=dtype,
@@ -96,12 +103,27 @@ def load_model(
         if wanted and re.search("attn|attention", str(error), re.IGNORECASE):
             raise RequestError(f"--attn_implementation {wanted}: {error}") from error
         where = f"no model can be loaded from {args.model_name_or_path}"
-        raise RequestError(f"{where}: {_first(error)}") from error
+        raise RequestError(f"{where}: {first_line(error)}") from error
+    require_whole(args.model_name_or_path, info)
     if wanted and model.config._attn_implementation != wanted:
         raise RequestError(
             f"--attn_implementation {wanted}: the model uses {model.config._attn_implementation}"
         )
     return model
+
+
+def require_whole(model: str, info: Mapping[str, Any]) -> None:
+    """Raise RequestError for a model that came without some of its weights.
+
+    transformers makes them up, with a warning. ``info``: what ``output_loading_info`` gives, in
+    which weights that are another's too (a tied output layer) don't count as missing.
+    """
+    if missing := sorted(info["missing_keys"]):
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise RequestError(
+            f"{model} lacks the weights {missing[0]}{others}, which would be random numbers: "
+            "copy that model again, with its output layer (a ...ForCausalLM)"
+        )
 
 
 def fit_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -121,6 +143,17 @@ def fit_length(model: PreTrainedModel, length: int, flag: str) -> None:
         raise RequestError(
             f"{flag} {length}: the model has {positions} positions; use at most that"
         )
+
+
+def set_stops(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Have whoever generates with the saved model stop where its answers end."""
+    config = model.generation_config
+    if config is None:
+        return
+    known = config.eos_token_id
+    stops = known if isinstance(known, list) else [] if known is None else [known]
+    stops = [*stops, *(each for each in stop_ids(tokenizer) if each not in stops)]
+    config.eos_token_id = stops[0] if len(stops) == 1 else stops or None
 
 
 def attach_lora(model: PreTrainedModel, args: LoraArgs, training: SftArgs) -> PeftModel:

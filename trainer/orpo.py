@@ -59,6 +59,16 @@ class OrpoArgs(SftArgs):
     eval_steps: float | None = 20
     save_steps: float = 50
 
+    def __post_init__(self) -> None:
+        """As the others; RequestError for what means nothing to pairs."""
+        if self.label_smoothing_factor:
+            raise RequestError("--label_smoothing_factor: ORPO's loss has no labels to smooth")
+        if self.train_sampling_strategy == "group_by_length":
+            raise RequestError(
+                "--train_sampling_strategy group_by_length: a pair has two lengths: use random"
+            )
+        super().__post_init__()
+
 
 def prompt_limit(args: Any) -> int:
     """Tokens that a prompt may have; RequestError when that leaves no answer."""

@@ -63,7 +63,8 @@ def pack_whole(rows: Sequence[Row], length: int) -> list[Row]:
 def pack_blocks(documents: Iterable[Row], length: int) -> list[Row]:
     """Documents one after another, cut into blocks of ``length`` tokens; the last may be shorter.
 
-    A document that goes on in the next block begins anew there: its positions start at 0.
+    A document that goes on in the next block begins anew there: its positions start at 0. A block
+    without any label (a last one of one token) is left out: its mean loss is no number.
     """
     blocks: list[Row] = []
     parts: list[Row] = []
@@ -80,7 +81,7 @@ def pack_blocks(documents: Iterable[Row], length: int) -> list[Row]:
                 parts, room = [], length
     if parts:
         blocks.append(join(parts))
-    return blocks
+    return [block for block in blocks if (block["labels"] != MASKED).any()]
 
 
 class PackedCollator:

@@ -1,8 +1,9 @@
-"""Stop with a checkpoint when a launcher knows that time is nearly up.
+"""Stop with a checkpoint when a launcher knows that time is nearly up, or is asked to stop the run.
 
 It names a file in $ZEROFLEET_PAUSE_FILE, and makes it, empty, to ask; global rank 0 looks for it
-after every step. Once all ranks have saved a checkpoint together, rank 0 writes ``step N`` into the
-file, and every rank ends with 0.
+after every step, and after an evaluation. Then one rank of each host writes ``saving step N`` into
+its host's file, all ranks save a checkpoint together, the files say ``step N``, and every rank ends
+with 0. While a long evaluation goes on the file is touched, so that who asks can wait for its end.
 
 A file and no signal: a signal would end a rank that has not come to its first step, and what Slurm
 sends reaches every process of a job step. A run that has no such file is spared all of this.
@@ -10,6 +11,7 @@ sends reaches every process of a job step. A run that has no such file is spared
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
 PAUSE_FILE = "ZEROFLEET_PAUSE_FILE"
 
@@ -35,18 +38,39 @@ class Pause(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Runs on every rank. Saving at a step that only some ranks stop at would never end."""
+        self._stop_if_asked(args, state, control)
+        if self.step is not None:
+            control.should_evaluate = False
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The same where it was asked in an evaluation: a step's save comes after that, unless the
+        metric alone decides on it.
+        """
+        if args.save_strategy != SaveStrategy.BEST:
+            self._stop_if_asked(args, state, control)
+
+    def on_prediction_step(self, args: Any, *_: Any, **kwargs: Any) -> None:
+        """Let who asks know that this goes on."""
+        if self.file and args.process_index == 0:
+            with contextlib.suppress(OSError):
+                os.utime(self.file)
+
+    def _stop_if_asked(self, args: Any, state: Any, control: Any) -> None:
         if self.file is None or state.global_step >= state.max_steps:
             return  # the last step's weights are saved anyway
         asked = args.process_index == 0 and self.file.exists()
         if _rank_0_says(asked, args.device):
             self.step = state.global_step
             control.should_save = control.should_training_stop = True
-            control.should_evaluate = False
+            self._write(args, f"saving step {self.step}\n")
 
-    def conclude(self, rank: int) -> None:
-        """Tell who asked that all ranks have saved. OSError when the file can't be written."""
-        if rank == 0 and self.file:
-            self.file.write_text(f"step {self.step}\n")
+    def conclude(self, args: Any) -> None:
+        """Tell who asked, on each host, that all ranks have saved. OSError where that fails."""
+        self._write(args, f"step {self.step}\n")
+
+    def _write(self, args: Any, said: str) -> None:
+        if self.file and args.local_process_index == 0:
+            self.file.write_text(said)
 
 
 def _rank_0_says(mine: bool, device: torch.device) -> bool:

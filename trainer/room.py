@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ _PROBE = 1 << 20
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
 
 
-def full(error: BaseException, folder: Path) -> str | None:
+def full_disk_words(error: BaseException, folder: Path) -> str | None:
     """The kernel's words for a full disk, when it is what ``error`` comes from; else None."""
     chain: list[BaseException] = []
     one: BaseException | None = error
@@ -71,7 +72,7 @@ def make_folder(output: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(where: Path | None = None) -> Iterator[None]:
+def one_line_when_full(where: Path | None = None) -> Iterator[None]:
     """Whatever else finds no room: one line, with the file if it is known, or else ``where``."""
     try:
         yield
@@ -79,47 +80,51 @@ def told(where: Path | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         name = getattr(error, "filename", None) or where
-        words = full(error, Path(name).parent if name else Path())
+        words = full_disk_words(error, Path(name).parent if name else Path())
         if words is None:
             raise
         into = f"{name} can't be written" if name else "a file of this run can't be written"
         raise RequestError(f"{os.uname().nodename}: {words}: {into}: make room there") from error
 
 
-@contextlib.contextmanager
-def checkpoint(folder: Path) -> Iterator[None]:
+def writing_checkpoint(folder: Path) -> AbstractContextManager[None]:
     """While ``folder`` is written. One that finds no room is emptied: nobody can go on from it.
 
     Its folders stay, so that ranks which still write into them meet no other error.
     """
     with contextlib.suppress(OSError):
         (folder / MANIFEST).unlink()  # of an earlier save of this step: it is not whole any more
-    try:
-        yield
-    except Exception as error:
-        words = full(error, folder)
-        if words is None:
-            raise
-        for path in folder.rglob("*"):
-            if path.is_file():
-                path.unlink(missing_ok=True)
-        raise RequestError(_no_room(words, folder.parent, folder.name)) from error
+
+    def written() -> list[Path]:
+        return [path for path in folder.rglob("*") if path.is_file()]
+
+    return _whole_or_not_at_all(folder.parent, folder.name, folder, written)
+
+
+def writing_result(folder: Path) -> AbstractContextManager[None]:
+    """While the result is written into ``folder``. Without room no part of its weights stays."""
+    before = _weights(folder)
+
+    def written() -> list[Path]:
+        return [path for path, stamp in _weights(folder).items() if before.get(path) != stamp]
+
+    return _whole_or_not_at_all(folder, "the result", folder, written)
 
 
 @contextlib.contextmanager
-def result(folder: Path) -> Iterator[None]:
-    """While the result is written into ``folder``. Without room no part of its weights stays."""
-    before = _weights(folder)
+def _whole_or_not_at_all(
+    output: Path, what: str, folder: Path, written: Callable[[], list[Path]]
+) -> Iterator[None]:
+    """While ``what`` of ``output`` is written into ``folder``: without room, ``written`` goes."""
     try:
         yield
     except Exception as error:
-        words = full(error, folder)
+        words = full_disk_words(error, folder)
         if words is None:
             raise
-        for path, stamp in _weights(folder).items():
-            if before.get(path) != stamp:
-                path.unlink(missing_ok=True)
-        raise RequestError(_no_room(words, folder, "the result")) from error
+        for path in written():
+            path.unlink(missing_ok=True)
+        raise RequestError(_no_room(words, output, what)) from error
 
 
 def _weights(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -186,7 +191,9 @@ def needs(trainer: Any, max_steps: int, *, zero: int, resumed: bool) -> Needs:
     )
 
 
-def lacking(output: Path, wanted: Needs, free: Callable[[Path], int] | None = None) -> str | None:
+def missing_room(
+    output: Path, wanted: Needs, free: Callable[[Path], int] | None = None
+) -> str | None:
     """Why a run would end for want of room, or None. ``free``: bytes that a folder's disk has."""
     have = free(output) if free else shutil.disk_usage(output).free
     if have >= wanted.total:

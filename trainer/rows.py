@@ -245,10 +245,10 @@ READERS: Dict[str, Callable[[str], Iterator[Tuple[int, Any]]]] = {
 
 
 def check(objective: str, paths: Iterable[str]) -> Dict[str, Any]:
-    """What ``python3 - OBJECTIVE PATH...`` prints: counts, and the first problems."""
+    """What ``python3 - rows OBJECTIVE PATH...`` prints: counts, and the first problems."""
     files, formats, rows, count = set(), set(), 0, 0
     shown: List[Problem] = []
-    for item in read_rows(",".join(paths), objective):
+    for item in read_rows(",".join(map(os.path.expanduser, paths)), objective):
         if os.path.isfile(item.file):
             files.add(item.file)
         if isinstance(item, Row):
@@ -267,6 +267,24 @@ def check(objective: str, paths: Iterable[str]) -> Dict[str, Any]:
     }
 
 
+def name_files(objective: str, paths: Iterable[str]) -> Dict[str, Any]:
+    """What ``python3 - files OBJECTIVE PATH...`` prints: the files whose rows are read.
+
+    Under names that begin as the path was given, alike wherever homes and hub caches lie; or why
+    not all of them can be named.
+    """
+    found: Dict[str, str] = {}
+    for path in paths:
+        root = _cached(path) if path.startswith(HUB) else os.path.expanduser(path)
+        for file in _files(root, _readers(objective)):
+            if isinstance(file, Problem):
+                return {"error": str(file)}
+            inside = "" if file == root else "/" + os.path.relpath(file, str(root))
+            found[path.rstrip("/") + inside] = file
+    return {"files": found}
+
+
 if __name__ == "__main__":
+    asked = {"rows": check, "files": name_files}[sys.argv[1]]
     # Between sentinels, because a login shell may print noise around it.
-    print("ZEROFLEET<<" + json.dumps(check(sys.argv[1], sys.argv[2:])) + ">>ZEROFLEET")
+    print("ZEROFLEET<<" + json.dumps(asked(sys.argv[2], sys.argv[3:])) + ">>ZEROFLEET")

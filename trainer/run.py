@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ from transformers import set_seed
 
 from trainer import features, lean, model, room
 from trainer.args import DataArgs, LoraArgs, ModelArgs, SftArgs, parse_args
+from trainer.errors import RequestError
 from trainer.features import Encode, Features, Say
 from trainer.fit import CountingTrainer, fit
 from trainer.metrics import Metrics
 from trainer.process import quiet
 from trainer.quantize import make_quantization
+from trainer.saving import of_all_ranks
 
 Rows = Sequence[dict[str, Any]]
 
@@ -47,7 +49,7 @@ class Objective:
 
 def train(objective: Objective, argv: Sequence[str] | None = None) -> None:
     """Run it. Every rank of the run calls this."""
-    with room.told():
+    with room.one_line_when_full():
         _train(objective, argv)
 
 
@@ -74,18 +76,7 @@ def _train(objective: Objective, argv: Sequence[str] | None) -> None:
         say(remark)
     encode = objective.encoder(tokenizer, data_args)
 
-    def load(paths: str | None, limit: int | None) -> Rows | None:
-        if paths is None:
-            return None
-        loaded = _load(objective, paths, limit, encode, data_args, tokenizer)
-        first = f" (the first {limit:,} rows alone are read)" if limit else ""
-        say(f"{paths}: {loaded}{first}")
-        return objective.arrange(loaded.rows, data_args, say)
-
-    rows = load(data_args.train_file_dir, data_args.max_train_samples)
-    evaluation = load(data_args.validation_file_dir, data_args.max_eval_samples)
-    features.apply_wait_for_ranks("tokenised")
-
+    rows, evaluation = _rows(objective, encode, data_args, tokenizer, say)
     network = _network(objective, tokenizer, (model_args, data_args, lora_args, training))
     trainer = objective.trainer(
         model=network,
@@ -98,6 +89,49 @@ def _train(objective: Objective, argv: Sequence[str] | None) -> None:
     fit(trainer, metrics, say)
 
 
+def _rows(
+    objective: Objective, encode: Encode, data_args: DataArgs, tokenizer: Any, say: Say
+) -> tuple[Rows | None, Rows | None]:
+    """What to train and to evaluate on, alike on all ranks; every rank calls this.
+
+    Raises RequestError, on all of them, where the tokens of two hosts differ.
+    """
+    found: list[Rows | None] = []
+    tokens: dict[str, str] = {}
+    for paths, limit in (
+        (data_args.train_file_dir, data_args.max_train_samples),
+        (data_args.validation_file_dir, data_args.max_eval_samples),
+    ):
+        if paths is None:
+            found.append(None)
+            continue
+        loaded = _load(objective, paths, limit, encode, data_args, tokenizer)
+        first = f" (the first {limit:,} rows alone are read)" if limit else ""
+        say(f"{paths}: {loaded}{first}")
+        tokens[f"{paths}: {loaded}"] = loaded.digest
+        found.append(objective.arrange(loaded.rows, data_args, say))
+    features.apply_wait_for_ranks("tokenised")
+    require_alike(tokens)
+    return found[0], found[1]
+
+
+def require_alike(mine: Mapping[str, str]) -> None:
+    """RequestError where ranks have other tokens: each takes its rows by their numbers, so rows
+    would be trained on twice, others never, or ranks wait for one another without end.
+
+    ``mine``: what a rank says of its tokens → their digest. Every rank calls this.
+    """
+    said: dict[tuple[str, ...], str] = {}
+    for rank, (host, tokens) in enumerate(of_all_ranks((socket.gethostname(), dict(mine)))):
+        words = "; ".join(tokens)
+        said.setdefault(tuple(tokens.values()), f"rank {rank} ({host}) has {words}")
+    if len(said) > 1:
+        raise RequestError(
+            f"the ranks' tokens differ: {', '.join(list(said.values())[:2])}: bring the same data "
+            "and tokenizer to every host"
+        )
+
+
 def _network(
     objective: Objective, tokenizer: Any, args: tuple[ModelArgs, DataArgs, LoraArgs, SftArgs]
 ) -> Any:
@@ -108,6 +142,8 @@ def _network(
     network = model.load_model(model_args, dtype, make_quantization(lora_args, dtype))
     model.fit_vocabulary(network, tokenizer)
     model.fit_length(network, *objective.length(data_args))
+    if objective.chats:
+        model.set_stops(network, tokenizer)
     return model.attach_lora(network, lora_args, training) if lora_args.use_peft else network
 
 
@@ -126,7 +162,7 @@ def _load(
     skip = data_args.skip_bad_rows
     what = {**objective.key(data_args), "limit": limit, "skip": skip}
     cache = features.tokens_folder(data_args.token_cache)
-    with room.told(cache):
+    with room.one_line_when_full(cache):
         return features.apply_once(
             cache,
             features.tokens_key(paths, objective.name, what, tokenizer),

@@ -23,22 +23,27 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 from trainer.errors import RequestError
+from trainer.model import first_line, set_stops
 
 Messages = list[dict[str, str]]
 
 
 def load(folder: Path) -> tuple[Any, Any]:
     """(model, tokenizer) of a run's output. Raises RequestError when it holds neither kind."""
-    if (folder / "adapter_config.json").is_file():
-        model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto")
-    elif (folder / "config.json").is_file():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    else:
+    adapter = (folder / "adapter_config.json").is_file()
+    if not adapter and not (folder / "config.json").is_file():
         raise RequestError(
             f"{folder}: no adapter_config.json and no config.json: not a run's output"
         )
+    kind = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
+    try:
+        model = kind.from_pretrained(folder, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{folder} can't be loaded: {first_line(error)}") from error
+    set_stops(model, tokenizer)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+    return model.to(device).eval(), tokenizer
 
 
 class _Pieces(TextStreamer):  # type: ignore[misc]  # transformers has no types for it
@@ -78,7 +83,6 @@ def reply(
             **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             streamer=_Pieces(tokenizer, on_piece) if on_piece else None,
         )

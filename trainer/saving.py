@@ -101,7 +101,7 @@ class CompleteOnEachHost(TrainerCallback):
         writes = args.process_index == 0 or (leads and args.save_on_each_node)
         try:
             if writes:
-                with room.checkpoint(folder):
+                with room.writing_checkpoint(folder):
                     self._complete(args, state.global_step, folder, ranks)
         except RequestError as error:
             problem = str(error)
@@ -203,9 +203,22 @@ def _require_complete(asked: str, training: SftArgs, leads: bool) -> None:
             f"{where} was saved with ZeRO stage {every[0]['zero_stage']}, this run has {stage}: "
             "give it the same stage, or begin a new run from the weights in that folder"
         )
+    raise_together(
+        f"{where}: {os.uname().nodename} has no optimizer's state there (saved with "
+        "--save_only_model): begin a new run from the weights in that folder"
+        if leads and not _has_optimizer(Path(asked)) else None
+    )  # fmt: skip
     here = manifest["ranks"] if manifest and manifest["world_size"] != ANY_RANKS else None
     lacks = here is not None and training.process_index not in here
     raise_together(
         f"{where}: {os.uname().nodename} is now rank {training.process_index}, but has the shards "
         f"of {here}: list the hosts in the order of that run" if lacks else None
     )  # fmt: skip
+
+
+def _has_optimizer(checkpoint: Path) -> bool:
+    """Without it transformers would go on with fresh moments, and say nothing."""
+    universal = (checkpoint / LATEST_UNIVERSAL).is_file()
+    return universal or any(
+        any(checkpoint.glob(each)) for each in ("optimizer.pt", "global_step*/*_states.pt")
+    )

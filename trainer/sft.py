@@ -72,7 +72,10 @@ class SftTrainer(PackingTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As a Trainer."""
         super().__init__(*args, **kwargs)
-        if isinstance(self.data_collator, Collator) and takes_positions(self.model):
+        # Label smoothing is reckoned outside the model, of the logits of all tokens.
+        smooths = self.args.label_smoothing_factor > 0
+        whole = smooths or not takes_positions(self.model)
+        if isinstance(self.data_collator, Collator) and not whole:
             self.data_collator = AnswersOnly(self.data_collator)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from provision.defaults import cache_home
 from provision.errors import ConfigError
+from provision.places import cache_home
 from provision.wheel import manifest
 from provision.wheel.manifest import WheelManifest
 

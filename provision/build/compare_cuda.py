@@ -9,19 +9,10 @@ from provision.build.spec import BuildSpec
 from provision.build.toolchain import HERE, CudaFacts, Toolchain
 from provision.build.toolkit import NEEDED, Toolkit
 from provision.compat import cudas_for
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge, Level
 
-
-def finding(subject: str, level: Level, found: object, expected: str, remedy: str = "") -> Finding:
-    """A finding about the machine that builds."""
-    return Finding(
-        host=HERE,
-        subject=subject,
-        level=level,
-        found=str(found),
-        expected=expected,
-        remedy=remedy,
-    )
+#: Makes findings about the machine that builds.
+finding = Judge(host=HERE)
 
 
 def compare_cuda(spec: BuildSpec, toolchain: Toolchain) -> tuple[Finding, ...]:

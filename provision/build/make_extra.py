@@ -193,7 +193,7 @@ def _describe(wheels: list[Path], extra: ExtraPlan) -> ExtraWheel:
             f"--with-source {name}",
             found=distribution,
             expected="another project",
-            remedy=f"it has a flag of its own: {flag}",
+            remedy=f"use the flag that it has: {flag}",
         )
     return ExtraWheel(
         wheel=wheel.name,

@@ -19,7 +19,7 @@ from provision.build.bundle import Bundle, read_controller, read_folder
 from provision.build.reply import Built, parse_reply
 from provision.errors import ConfigError, HostError, ProvisionError
 from provision.fleet import Fleet
-from provision.script import parse_answer, script_argv
+from provision.script import parse_answer, passing_on, script_argv
 from provision.session import Remote
 from provision.steps import Phase, Plan, Put, Run, Step
 from provision.wheel.extra import apply_publish
@@ -31,9 +31,6 @@ CONTROLLERS, SOURCES, WHEELS = (
     ".zerofleet/sources",
     ".zerofleet/wheels",
 )
-
-#: What a line of progress begins with.
-PROGRESS = "ZEROFLEET-SAY "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +190,8 @@ def apply_on(fleet: Fleet, plan: OnPlan, out: Path, say: Callable[[str], None]) 
     assert isinstance(step.do, Run)
     argv = step.do.argv
 
-    def heard(line: str) -> None:
-        if line.startswith(PROGRESS):
-            say(f"[{host}] {line.removeprefix(PROGRESS)}")
-
     def call(remote: Remote) -> Built:
-        _code, stdout, stderr = remote.run(argv, heard)
+        _code, stdout, stderr = remote.run(argv, passing_on(host, say))
         built = parse_reply(host, parse_answer(host, stdout, stderr))
         if built.manifest is not None:
             _apply_bring(remote, f"{plan.builder.home}/{WHEELS}", built, out, say)

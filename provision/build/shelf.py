@@ -9,6 +9,7 @@ from pathlib import Path
 
 from provision.build.cache import Layout
 from provision.errors import ConfigError
+from provision.numbers import size
 from provision.wheel.manifest import WheelManifest, read_manifest, read_wheel_paths
 
 COLUMNS = ("wheel", "where", "size", "accelerator", "archs", "cpu", "ops", "torch", "age")
@@ -45,14 +46,13 @@ class Kept:
 
     def row(self, now: dt.datetime) -> tuple[str, ...]:
         """The wheel as a row under COLUMNS."""
-        size = f"{self.size / 1e6:.1f} MB"
         if self.manifest is None:
-            return (self.path.name, self.where, size, self.problem, "", "", "", "", "")
+            return (self.path.name, self.where, size(self.size), self.problem, "", "", "", "", "")
         found = self.manifest
         return (
             self.path.name,
             self.where,
-            size,
+            size(self.size),
             found.accelerator,
             " ".join(found.arch_list) or "-",
             found.cpu,

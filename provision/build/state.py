@@ -140,17 +140,6 @@ def libraries_of(spec: BuildSpec) -> dict[str, tuple[str, ...]]:
     return {PurePosixPath(op.module_path).name: op.ldflags for op in spec.ops if op.ldflags}
 
 
-def wheel_key(
-    spec: BuildSpec,
-    source: Source,
-    toolchain: Toolchain,
-    environment: Environment,
-    lock_sha256: str,
-) -> str:
-    """A name for everything that decides a wheel's content."""
-    return key_of(wheel_facts(spec, source, toolchain, environment, lock_sha256))
-
-
 def wheel_facts(
     spec: BuildSpec,
     source: Source,

@@ -7,6 +7,7 @@ Everything lies in one folder, which is used as a user's own project folder is: 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -29,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 #: Seconds a host may take to listen, on a slow and busy machine.
 START_SECONDS = 60
 #: Seconds a host may take to stop what runs on it, before it is killed.
-STOP_SECONDS = 15
+STOP_SECONDS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,25 @@ def read_free_port(address: str, wanted: int) -> int:
         expected="Linux, where all of 127.0.0.0/8 is this machine",
         remedy="run the demo on Linux; every other command works from here",
     )
+
+
+def read_run_port(first: int, *, hosts: int) -> int:
+    """A port for runs: ``first``, or the next one of which nothing of this machine uses any part.
+
+    Ranks meet there over TCP, and supervisors talk over UDP at the same number and those after it:
+    the hosts are one machine. Where all are taken, preflight says by whom.
+    """
+    for port in range(first, min(first + 1000, 65536 - hosts), 10):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for kind, number in ((socket.SOCK_STREAM, port), *(
+                (socket.SOCK_DGRAM, port + index) for index in range(hosts)
+            )):  # fmt: skip
+                probe = held.enter_context(socket.socket(socket.AF_INET, kind))
+                if kind == socket.SOCK_STREAM:  # of a run that has just ended
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("", number))
+            return port
+    return first
 
 
 def apply_start_host(folder: Path, *, name: str, address: str, port: int) -> DemoHost:

@@ -69,7 +69,7 @@ def apply_stage(stage: Stage, story: Story, say: Say) -> None:
                 stage.argv, cwd=stage.cwd, env=environ, stdin=subprocess.DEVNULL, text=True,
                 stdout=subprocess.PIPE if stage.answers else sys.stderr, start_new_session=True,
             )  # fmt: skip
-        said, _ = child.communicate()
+        said = _read_output(child)
     except BaseException:
         if child:
             apply_interrupt(child)
@@ -80,6 +80,20 @@ def apply_stage(stage: Stage, story: Story, say: Say) -> None:
     if child.returncode:
         raise Failed(stage.name, child.returncode, f"{stage.name} ended with {child.returncode}")
     say(f"── {stage.name}: {story.seconds[stage.name]:.1f} s")
+
+
+def _read_output(child: subprocess.Popen[str]) -> str:
+    """What a child says on stdout until it ends; "" where that is not ours to read.
+
+    Awake every second: of a signal that comes when a system call is about to wait, Python knows
+    once that call is over (https://docs.python.org/3/library/signal.html, "Execution of Python
+    signal handlers"), which could be minutes later.
+    """
+    while True:
+        try:
+            return child.communicate(timeout=1.0)[0] or ""
+        except subprocess.TimeoutExpired:
+            continue
 
 
 @contextmanager

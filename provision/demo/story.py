@@ -18,9 +18,18 @@ from types import FrameType
 from typing import Any
 
 from provision import errors
-from provision.demo.fleet import CHECKOUT, Fleet, apply_start_fleet, apply_stop_fleet
+from provision.demo.fleet import (
+    CHECKOUT,
+    Fleet,
+    apply_start_fleet,
+    apply_stop_fleet,
+    read_run_port,
+)
 from provision.demo.stage import Failed, Say, Stage, Story, apply_stage
+from provision.setting_table import DEFAULTS
 
+#: Two are a network.
+HOSTS = 2
 #: Rows to train on; the same ones that tests and README use.
 DATA = CHECKOUT / "examples" / "conversations.jsonl"
 #: Trainer flags that make the tiny model's loss fall clearly within a minute on two CPU cores: a
@@ -52,7 +61,9 @@ def apply_demo(*, folder: str | Path | None, keep: bool, json: bool, say: Say) -
     with interruptible():
         say(f"demo: two SSH hosts on this machine, in {home}")
         started = time.monotonic()
-        fleet = apply_start_fleet(home, n=2, settings=demo_settings(home))
+        port = read_run_port(DEFAULTS["master_port"], hosts=HOSTS)
+        settings = demo_settings(home) | {"master_port": port}
+        fleet = apply_start_fleet(home, n=HOSTS, settings=settings)
         story.seconds["hosts up"] = time.monotonic() - started
         try:
             result = apply_stages(fleet, story, say)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from provision.deploy.envs import Entry, HostEnvs, size
-from provision.findings import Finding, Level, Report
+from provision.deploy.envs import Entry, HostEnvs, by_home
+from provision.findings import Judge, Report
+from provision.numbers import size
 from provision.script import script_argv
 from provision.steps import Phase, Plan, Run, Step
 
 #: Of a sha256, what names an entry of the store to its host: a command line holds only so much.
 _START = 16
+#: Entries of the store that one command removes: 60 kB of the 127 that a command line holds.
+_AT_ONCE = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Removal:
     def __str__(self) -> str:
         parts = [f"envs/{name}" for name in self.envs]
         if self.store:
-            parts.append(f"{len(self.store)} files of the store")
+            files = "file" if len(self.store) == 1 else "files"
+            parts.append(f"{len(self.store)} {files} of the store")
         return f"remove {', '.join(parts)} ({size(self.bytes)})"
 
 
@@ -39,12 +43,8 @@ def removal(here: HostEnvs, keep: int, *, pushed: bool = False) -> Removal:
     """
     kept = kept_environments(here, keep)
     envs = [env for env in here.environments if env.name not in kept]
-    needed = needed_entries(here, kept)
-    store = [
-        entry
-        for entry in here.store
-        if entry.sha256 not in needed and (pushed or not _pushed(entry, here))
-    ]
+    stays = needed_entries(here, kept) | (set() if pushed else _pushed(here))
+    store = [entry for entry in here.store if entry.sha256 not in stays]
     return Removal(
         envs=tuple(env.name for env in envs),
         store=tuple(store),
@@ -55,8 +55,9 @@ def removal(here: HostEnvs, keep: int, *, pushed: bool = False) -> Removal:
 def kept_environments(here: HostEnvs, keep: int) -> set[str]:
     """Names of the environments that stay."""
     complete = set(here.complete())
-    used = [line["env"] for line in reversed(here.history) if line["env"] in complete]
-    older = [name for name in dict.fromkeys(used) if name != here.current]
+    used = [line["env"] for line in reversed(here.history)]
+    older = [name for name in dict.fromkeys([*here.gone_back_to(), *used]) if name in complete]
+    older = [name for name in older if name != here.current]
     in_use = {env.name for env in here.environments if env.used_by or env.name == here.current}
     return in_use | set(older[:keep])
 
@@ -81,56 +82,55 @@ def needed_entries(here: HostEnvs, kept: set[str]) -> set[str]:
     return needed
 
 
-def _pushed(entry: Entry, here: HostEnvs) -> bool:
-    """Whether it was pushed for itself, or is part of a folder that was."""
-    return entry.pushed or any(entry.sha256 in one.names_also for one in here.store if one.pushed)
+def _pushed(here: HostEnvs) -> set[str]:
+    """Entries of the store that were pushed for themselves, or are part of a folder that was."""
+    own = [entry for entry in here.store if entry.pushed]
+    return {entry.sha256 for entry in own}.union(*(entry.names_also for entry in own))
 
 
 def plan_clean(found: Mapping[str, HostEnvs], keep: int, *, pushed: bool = False) -> Plan:
-    """A step for each host that has something to remove."""
-    steps = []
-    for host, here in found.items():
+    """Steps for each home that has something to remove."""
+    steps: list[Step] = []
+    for host, here in by_home(found).items():
         what = removal(here, keep, pushed=pushed)
         if not what.envs and not what.store:
             continue
-        told = {"envs": what.envs, "store": [entry.sha256[:_START] for entry in what.store]}
-        do = Run(argv=script_argv("envs", ["remove", json.dumps(told)]), title=str(what))
         why = "free space: nothing uses it, and it is not what rollback would go back to"
-        steps.append(Step(host=host, do=do, why=why))
+        steps += [Step(host=host, do=do, why=why) for do in _runs(what)]
     return Plan(title="clean", phases=(Phase(name="clean", steps=tuple(steps)),) if steps else ())
+
+
+def _runs(what: Removal) -> Iterator[Run]:
+    """The commands that remove it: a command line holds only so many entries of the store."""
+    starts = [entry.sha256[:_START] for entry in what.store]
+    parts = [starts[first : first + _AT_ONCE] for first in range(0, len(starts), _AT_ONCE)] or [[]]
+    for number, part in enumerate(parts):
+        told = {"envs": [] if number else what.envs, "store": part}
+        which = f", part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+        argv = script_argv("envs", ["remove", json.dumps(told)])
+        yield Run(argv=argv, title=f"{what}{which}")
 
 
 def judge_undeploy(found: Mapping[str, HostEnvs], *, with_runs: bool) -> Report:
     """Whether all of it may go: nothing is in use, and no results lie there unless they may go."""
     findings = []
     for host, here in found.items():
+        judge = Judge(host=host)
         busy = [f"run {run}" for run in here.alive]
         busy += [who for env in here.environments for who in env.used_by if who not in busy]
         if busy:
-            findings.append(
-                _finding(host, "in use", ", ".join(busy), "nothing at work", "stop it first")
-            )
+            what = ", ".join(busy)
+            findings.append(judge.error("in use", what, "nothing at work", "stop it first"))
         elif here.runs and not with_runs:
             runs = ", ".join(here.runs[:3]) + (" …" if len(here.runs) > 3 else "")
             remedy = "collect what you need of their checkpoints and logs, then: --with-runs"
             found_ = f"{len(here.runs)} in ~/.zerofleet/runs ({runs})"
-            findings.append(_finding(host, "runs", found_, "none", remedy))
+            findings.append(judge.error("runs", found_, "none", remedy))
     return Report(findings=tuple(findings))
 
 
-def _finding(host: str, subject: str, found: str, expected: str, remedy: str) -> Finding:
-    return Finding(
-        host=host,
-        subject=subject,
-        level=Level.ERROR,
-        found=found,
-        expected=expected,
-        remedy=remedy,
-    )
-
-
 def plan_undeploy(found: Mapping[str, HostEnvs], *, with_runs: bool) -> Plan:
-    """A step for each host that has anything of ours."""
+    """A step for each home that has anything of ours."""
     told = json.dumps({"runs": with_runs})
     steps = tuple(
         Step(
@@ -141,7 +141,7 @@ def plan_undeploy(found: Mapping[str, HostEnvs], *, with_runs: bool) -> Plan:
             ),
             why="leave nothing of ours",
         )
-        for host, here in found.items()
+        for host, here in by_home(found).items()
         if here.there
     )
     phases = (Phase(name="undeploy", steps=steps),) if steps else ()

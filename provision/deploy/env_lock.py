@@ -45,7 +45,7 @@ def parse_asked(packages: str, origin: str, given: Collection[str]) -> tuple[str
                 origin,
                 found=repr(line[:80]),
                 expected="a package by name and version, as in einops>=0.8",
-                remedy="correct it; a project from source: build-deepspeed --with-source FOLDER",
+                remedy="name a release; a folder of source: build-deepspeed --with-source FOLDER",
             )
         if canonicalize_name(requirement.name) in given:
             raise ConfigError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from provision.deploy.hold import holder_line
@@ -12,6 +13,7 @@ from provision.deploy.switch import DEPLOY
 from provision.errors import ProvisionError
 from provision.fleet import Fleet
 from provision.names import fold
+from provision.numbers import size
 from provision.session import Say
 
 #: Seconds for one host's answer: sizes are those of every file.
@@ -52,9 +54,13 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class HostEnvs:
-    """All of ours on a host; ``raw`` is what it answered, for ``--json``."""
+    """All of ours on a host; ``raw`` is what it answered, for ``--json``.
+
+    ``place``: what ~/.zerofleet lies in, equal on hosts that see the very same folder.
+    """
 
     there: bool
+    place: str
     current: str | None
     environments: tuple[Environment, ...]
     store: tuple[Entry, ...]
@@ -64,6 +70,10 @@ class HostEnvs:
     held: Mapping[str, Any] | None
     bytes: int
     raw: Mapping[str, Any]
+
+    def names(self) -> tuple[str, ...]:
+        """Names of its environments, half-made ones too."""
+        return tuple(env.name for env in self.environments)
 
     def complete(self) -> tuple[str, ...]:
         """Names of its complete environments."""
@@ -81,7 +91,19 @@ class HostEnvs:
 
     def before(self) -> str | None:
         """The environment that was in use when the one in use now was deployed."""
-        return self.put_to_use(self.current).get("was")
+        return self._before(self.current)
+
+    def _before(self, name: str | None) -> str | None:
+        """Likewise, of any. None was where it was made anew: what counts is the deploy before."""
+        lines = (x for x in reversed(self.history) if x["env"] == name and x["what"] == DEPLOY)
+        return next((line["was"] for line in lines if line["was"]), None)
+
+    def gone_back_to(self) -> tuple[str, ...]:
+        """What one rollback after the other would go back to, the first first."""
+        back = [self.before()]
+        while back[-1] and back[-1] not in back[:-1]:
+            back.append(self._before(back[-1]))
+        return tuple(name for name in dict.fromkeys(back) if name)
 
 
 def parse_envs(answer: Mapping[str, Any]) -> HostEnvs:
@@ -98,6 +120,7 @@ def parse_envs(answer: Mapping[str, Any]) -> HostEnvs:
     ]
     return HostEnvs(
         there=answer["there"],
+        place=answer["place"],
         current=answer["current"],
         environments=tuple(environments),
         store=tuple(_entry(row) for row in answer["store"]),
@@ -108,6 +131,38 @@ def parse_envs(answer: Mapping[str, Any]) -> HostEnvs:
         bytes=answer["bytes"],
         raw=answer,
     )
+
+
+def by_home(found: Mapping[str, HostEnvs]) -> dict[str, HostEnvs]:
+    """The first host of each home: what is done to a home is done once.
+
+    In use there is what any of its hosts uses.
+    """
+    homes: dict[str, dict[str, HostEnvs]] = {}
+    for host, here in found.items():
+        homes.setdefault(here.place, {})[host] = here
+    return {next(iter(hosts)): _together(tuple(hosts.values())) for hosts in homes.values()}
+
+
+def _together(hosts: Sequence[HostEnvs]) -> HostEnvs:
+    users = [{env.name: env.used_by for env in here.environments} for here in hosts]
+    readers = [{entry.sha256: entry.used_by for entry in here.store} for here in hosts]
+    return replace(
+        hosts[0],
+        environments=tuple(
+            replace(env, used_by=_joined(used.get(env.name, ()) for used in users))
+            for env in hosts[0].environments
+        ),
+        store=tuple(
+            replace(entry, used_by=_joined(used.get(entry.sha256, ()) for used in readers))
+            for entry in hosts[0].store
+        ),
+        alive=_joined(here.alive for here in hosts),
+    )
+
+
+def _joined(each: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(each)))
 
 
 def _entry(row: Mapping[str, Any]) -> Entry:
@@ -130,14 +185,6 @@ def gather_envs(
         say=say,
     )
     return dict(answers)
-
-
-def size(count: float) -> str:
-    """Bytes for people: "0", "12.3 MB", "4.56 GB"."""
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_:
-            return f"{count / bytes_:.3g} {unit}"
-    return f"{count:.0f} B" if count else "0"
 
 
 def rows(found: Mapping[str, HostEnvs]) -> list[tuple[str, ...]]:
@@ -172,8 +219,9 @@ def _row(here: HostEnvs, env: Environment) -> tuple[str, ...]:
 def lines(found: Mapping[str, HostEnvs]) -> list[str]:
     """Below the table: who is at work, all bytes, and whether all hosts use the same."""
     said = [f"{h}: {holder_line(here.held)}" for h, here in found.items() if here.held]
-    total = sum(here.bytes for here in found.values())
-    store = sum(entry.bytes for here in found.values() for entry in here.store)
+    homes = by_home(found).values()
+    total = sum(here.bytes for here in homes)
+    store = sum(entry.bytes for here in homes for entry in here.store)
     said.append(f"{size(total)} on all hosts, of which {size(store)} in their stores")
     used: dict[str | None, list[str]] = {}
     for host, here in found.items():

@@ -20,7 +20,7 @@ from provision.deploy.plan import IMPORTS
 from provision.deploy.resolve import Given
 from provision.deploy.spec import platform_for
 from provision.errors import ConfigError, ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.findings import Finding, Judge, Level, Report
 from provision.fleet import Fleet
 from provision.hosts.facts import Fact, HostFacts
 from provision.inventory import Inventory
@@ -84,44 +84,30 @@ def compare_existing(
         if "error" in look:
             found, expected = str(look["error"]), f"a Python with torch {manifest.torch}"
             remedy = "correct --env-python, or python= in the hosts file"
-            findings.append(_finding(host, EXISTING, Level.ERROR, found, expected, remedy))
+            findings.append(Judge(host=host).error(EXISTING, found, expected, remedy))
             continue
         findings += [_abi(host, manifest, look), _torch(host, manifest, look)]
         findings += [_required(host, manifest, given, look), *_recipes(host, look)]
     return Report(findings=tuple(findings))
 
 
-def _finding(
-    host: str, subject: str, level: Level, found: str, expected: str, remedy: str
-) -> Finding:
-    return Finding(
-        host=host,
-        subject=subject,
-        level=level,
-        found=found,
-        expected=expected,
-        remedy="" if level is Level.OK else remedy,
-    )
-
-
 def _abi(host: str, manifest: WheelManifest, look: Mapping[str, Any]) -> Finding:
     """CPython's ABI: a free-threaded ("t") or debug ("d") build loads no wheel of the usual one."""
     found = look["implementation"] + (f", ABI {look['abi']}" if look["abi"] else "")
-    level = Level.OK if found == "cpython" else Level.ERROR
-    remedy = "use a Python of the usual build there"
-    return _finding(host, "python.abi", level, found, f"cpython ({manifest.python_tag})", remedy)
+    expected, remedy = f"cpython ({manifest.python_tag})", "use a Python of the usual build there"
+    return Judge(host=host).judged("python.abi", found == "cpython", found, expected, remedy)
 
 
 def _torch(host: str, manifest: WheelManifest, look: Mapping[str, Any]) -> Finding:
     """The very build of torch: its C++ interface is no other release's, nor its CUDA another's."""
     wanted = (manifest.torch, manifest.torch_cuda)
-    level = Level.OK if (look["torch"], look["torch_cuda"]) == wanted else Level.ERROR
+    good = (look["torch"], look["torch_cuda"]) == wanted
     found, expected = (
         f"{torch or 'no torch'}{f' for CUDA {cuda}' if cuda else ''}"
         for torch, cuda in ((look["torch"], look["torch_cuda"]), wanted)
     )
     remedy = f"install that torch into {look['path']}, or build the wheel for this one"
-    return _finding(host, "torch", level, found, f"{expected}, as the wheel", remedy)
+    return Judge(host=host).judged("torch", good, found, f"{expected}, as the wheel", remedy)
 
 
 def _required(
@@ -143,8 +129,8 @@ def _required(
     found = ", ".join(f"{name} ({version or 'none'})" for name, version in lacking) or "all there"
     names = " ".join(shlex.quote(name) for name, _ in lacking)
     remedy = f"there: {shlex.quote(look['path'])} -m pip install {names}"
-    level = Level.ERROR if lacking else Level.OK
-    return _finding(host, "packages", level, found, "what the wheels require", remedy)
+    expected = "what the wheels require"
+    return Judge(host=host).judged("packages", not lacking, found, expected, remedy)
 
 
 def _requirements(given: Sequence[Given]) -> Iterable[Requirement]:
@@ -162,4 +148,4 @@ def _recipes(host: str, look: Mapping[str, Any]) -> list[Finding]:
     found = f"no {', '.join(lacking)}"
     remedy = f"there: {shlex.quote(look['path'])} -m pip install {' '.join(lacking)}"
     expected = "what recipes import (train --script needs none of it)"
-    return [_finding(host, "recipes", Level.WARN, found, expected, remedy)]
+    return [Judge(host=host)("recipes", Level.WARN, found, expected, remedy)]

@@ -131,5 +131,6 @@ def _apply_keep(staging: Path, folder: Path) -> None:
     for path in sorted((staging / "wheels").glob("*.whl")):
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            os.fsync(stream.fileno())  # on the disk before it has its name, also after a power cut
         (folder / sha256).mkdir(exist_ok=True)
         path.replace(folder / sha256 / path.name)

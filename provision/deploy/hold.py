@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from provision.errors import HostError, ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.findings import Judge, Report
 from provision.fleet import Fleet, error_report
 from provision.session import Remote, Say
+from provision.steps import Phase, Plan, Run, Step
 from provision.talk import Talk
 
 #: Seconds between two signs of life; onhost/hold.py takes SILENCE for the end.
@@ -31,7 +32,9 @@ _ALIVE_EVERY = 5.0
 _ANSWER_SECONDS = 30.0
 #: Seconds between two tries with --wait, twice as long at most: not in step with another waiter.
 _TRY_AGAIN = 1.0
-SUBJECT = "lock"
+#: As onhost/hold.py reads it: whose lock a command is to find on its host.
+_WHOSE = "ZEROFLEET_LOCK"
+SUBJECT, _EXPECTED = "lock", "no other command at work on this host"
 
 #: A conversation with a host that holds on for us, who has the lock in our place, or what failed.
 Took = Talk | dict[str, Any] | ProvisionError
@@ -58,10 +61,33 @@ def read_asker(what: str) -> Asker:
 
 @dataclass(frozen=True, kw_only=True)
 class Hold:
-    """The hosts' locks, or in ``report`` why they are not ours; then none is held."""
+    """The hosts' locks, or in ``report`` why they are not ours; then none is held.
+
+    ``token``: the asker's, which is in them.
+    """
 
     report: Report
+    token: str = ""
     talks: Mapping[str, Talk] = field(default_factory=dict)
+
+    def fenced(self, phase: Phase) -> Phase:
+        """A phase whose commands know whose lock they have to find.
+
+        However long this machine slept since it last looked, a host that is another's by now does
+        nothing of what would change or remove what is in use.
+        """
+
+        def fence(step: Step) -> Step:
+            if not isinstance(step.do, Run):
+                return step
+            argv = ("env", f"{_WHOSE}={self.token}", *step.do.argv)
+            return replace(step, do=replace(step.do, argv=argv))
+
+        return replace(phase, steps=tuple(map(fence, phase.steps)))
+
+    def fenced_plan(self, plan: Plan) -> Plan:
+        """Likewise, every phase of a plan."""
+        return replace(plan, phases=tuple(map(self.fenced, plan.phases)))
 
     def apply_confirm(self, without: Collection[str] = ()) -> None:
         """Ask every host whether its lock is still ours; HostError names one where it is not.
@@ -75,17 +101,25 @@ class Hold:
             if talk.receive(_ANSWER_SECONDS).get("own") is not True:
                 raise HostError(
                     f"{host}: {SUBJECT}",
-                    found="it is no longer ours",
-                    expected="to hold it until the command ends",
+                    found="no longer held by this command",
+                    expected="held until it ends",
                     remedy="~/.zerofleet was removed there meanwhile: run the command again",
                 )
 
     def say_alive(self, ended: threading.Event) -> None:
-        """Show every few seconds that this controller lives: the body of a thread."""
-        while not ended.wait(_ALIVE_EVERY):
-            for talk in self.talks.values():
+        """Show every host every few seconds that this controller lives, until that event.
+
+        By a thread for each: on a link that takes no more bytes, one may wait for minutes, and the
+        locks of all others would run out meanwhile.
+        """
+
+        def body(talk: Talk) -> None:
+            while not ended.wait(_ALIVE_EVERY):
                 with suppress(ProvisionError):  # who is gone is found when it is asked
                     talk.send({"alive": True})
+
+        for talk in self.talks.values():
+            threading.Thread(target=body, args=(talk,), daemon=True).start()
 
     def close(self) -> None:
         """Give the locks up."""
@@ -112,7 +146,7 @@ def apply_hold(
         say(f"waiting, {left:.0f} s at most: {hold.report.failing[0]}")
         time.sleep(min(left, _TRY_AGAIN * random.uniform(1, 2)))  # noqa: S311
     ended = threading.Event()
-    threading.Thread(target=hold.say_alive, args=(ended,), daemon=True).start()
+    hold.say_alive(ended)
     try:
         yield hold
     finally:
@@ -152,7 +186,7 @@ def _take_all(fleet: Fleet, asker: Asker, hosts: Sequence[str]) -> Hold:
     talks = {host: took for host, took in found.items() if isinstance(took, Talk)}
     report = judge(found, asker)
     if report.ok:
-        return Hold(report=report, talks=talks)
+        return Hold(report=report, token=asker.token, talks=talks)
     for talk in talks.values():
         talk.close()
     return Hold(report=report)
@@ -172,23 +206,14 @@ def judge(found: Mapping[str, Took], asker: Asker) -> Report:
         if isinstance(took, Talk | ProvisionError) or _is_ours(took, asker):
             continue
         if "error" in took:
-            findings.append(_finding(host, str(took["error"]), "check disk and file system"))
+            found_, remedy = str(took["error"]), "check disk and file system"
         elif took.get("held"):
+            found_ = holder_line(took["held"])
             remedy = "wait for it (--wait SECONDS does), or end it there"
-            findings.append(_finding(host, holder_line(took["held"]), remedy))
+        else:
+            continue
+        findings.append(Judge(host=host).error(SUBJECT, found_, _EXPECTED, remedy))
     return Report(findings=tuple(findings))
-
-
-def _finding(host: str, found: str, remedy: str) -> Finding:
-    expected = "no other command at work on this host"
-    return Finding(
-        host=host,
-        subject=SUBJECT,
-        level=Level.ERROR,
-        found=found,
-        expected=expected,
-        remedy=remedy,
-    )
 
 
 def holder_line(held: Mapping[str, Any]) -> str:

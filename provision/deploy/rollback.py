@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from provision.deploy.envs import HostEnvs
+from provision.deploy.envs import HostEnvs, by_home
 from provision.deploy.switch import ROLLBACK, SWITCH, use_step
-from provision.findings import Finding, Level, Report
+from provision.findings import Judge, Report
 from provision.steps import Phase, Plan
 
 _SUBJECT = "rollback"
+_REMEDY = "name one that every host has (invoke rollback --to NAME, invoke envs lists them)"
 
 
 def targets(found: Mapping[str, HostEnvs], to: str | None) -> dict[str, str | None]:
@@ -33,34 +34,26 @@ def judge_rollback(
         name, there = chosen[host], here.complete()
         has = ", ".join(there) or "none"
         if to is not None and name is None:
-            findings.append(_finding(host, f"environments {has}", f"one that begins with {to}"))
+            found_, expected = f"environments {has}", f"one that begins with {to}"
         elif name is None:
-            used = f"no environment that was in use before {here.current or 'the first'}"
-            findings.append(_finding(host, used, f"one; there are: {has}"))
+            found_ = f"no environment that was in use before {here.current or 'the first'}"
+            expected = f"one; there are: {has}"
         elif name not in there:
-            findings.append(_finding(host, f"{name} removed", f"it; there are: {has}"))
+            found_, expected = f"{name} removed", f"that one; there are: {has}"
         elif len(agreed) > 1:
-            findings.append(_finding(host, f"{name} in use before", "the same on every host"))
+            found_, expected = f"{name} in use before", "the same on every host"
+        else:
+            continue
+        findings.append(Judge(host=host).error(_SUBJECT, found_, expected, _REMEDY))
     return Report(findings=tuple(findings))
 
 
-def _finding(host: str, found: str, expected: str) -> Finding:
-    return Finding(
-        host=host,
-        subject=_SUBJECT,
-        level=Level.ERROR,
-        found=found,
-        expected=expected,
-        remedy="name one that every host has (invoke rollback --to NAME, invoke envs lists them)",
-    )
-
-
 def plan_rollback(found: Mapping[str, HostEnvs], chosen: Mapping[str, str | None]) -> Plan:
-    """One step for each host that uses another."""
+    """One step for each home in which another is in use."""
     steps = tuple(
-        use_step(host, name, ROLLBACK, f"in place of {found[host].current or 'none'}")
-        for host, name in chosen.items()
-        if name is not None and name != found[host].current
+        use_step(host, name, ROLLBACK, f"in place of {here.current or 'none'}")
+        for host, here in by_home(found).items()
+        if (name := chosen[host]) is not None and name != here.current
     )
     phases = (Phase(name=SWITCH, steps=steps),) if steps else ()
     return Plan(title="rollback", phases=phases)

@@ -12,8 +12,9 @@ from typing import Any
 
 from provision.deploy.platform import platform_of
 from provision.deploy.wheelhouse import Wheelhouse
-from provision.findings import Finding, Level, Report
+from provision.findings import UNREAD, Finding, Report
 from provision.hosts.facts import HostFacts
+from provision.numbers import size
 
 #: Kept free beside what is counted: unpacking needs some, and a run begins to write at once.
 _SPARE_BYTES, _SPARE_FILES = 1 << 30, 1000
@@ -49,46 +50,32 @@ def compare_deploy(
     return Report(findings=tuple(findings))
 
 
-def _finding(
-    facts: HostFacts, subject: str, good: bool | None, found: str, expected: str, remedy: str
-) -> Finding:
-    level = {True: Level.OK, False: Level.ERROR, None: Level.UNKNOWN}[good]
-    return Finding(
-        host=facts.host,
-        subject=subject,
-        level=level,
-        found=found,
-        expected=expected,
-        remedy="" if good else remedy,
-    )
-
-
 def _disk(facts: HostFacts, needs: Needs | None) -> list[Finding]:
     """Room, and whether programs run from it at all."""
     disks = facts["disks"]
     disk: Mapping[str, Any] = (disks.value or {}).get(_FOLDER) or {"error": str(disks)}
     expected = "a file system to write to, that programs may run from"
     if "error" in disk:
-        return [_finding(facts, "disk", None, str(disk["error"]), expected, "see why, try again")]
+        return [facts.judge.judged("disk", None, str(disk["error"]), expected, UNREAD)]
     where = f"{disk['mount']} ({disk['type']})"
     kinds = {"read_only": "is mounted read-only", "noexec": "is mounted noexec"}
     wrong = [words for key, words in kinds.items() if disk[key]]
     wrong += ["may not be written to"] if not disk["writable"] and not disk["read_only"] else []
     if wrong:
-        return [_finding(facts, "disk", False, f"{where} {wrong[0]}", expected, _REMEDY)]
+        return [facts.judge.judged("disk", False, f"{where} {wrong[0]}", expected, _REMEDY)]
     if needs is None:
         return []
     wanted = needs.push.get(facts.host, 0) + needs.unpacked + _SPARE_BYTES
-    found, least = f"{disk['free'] / 1e9:.1f} GB free on {where}", f"{wanted / 1e9:.1f} GB"
+    found, least = f"{size(disk['free'])} free on {where}", size(wanted)
     good = disk["free"] >= wanted
-    findings = [_finding(facts, "disk", good, found, f"{least} for the environment", _REMEDY)]
+    findings = [facts.judge.judged("disk", good, found, f"{least} for the environment", _REMEDY)]
     if disk["inodes"]:
         files = needs.files + _SPARE_FILES
         found, good = (
             f"{disk['inodes_free']:,} inodes free on {where}",
             disk["inodes_free"] >= files,
         )
-        findings += [_finding(facts, "disk.inodes", good, found, f"{files:,}", _REMEDY)]
+        findings += [facts.judge.judged("disk.inodes", good, found, f"{files:,}", _REMEDY)]
     return findings
 
 
@@ -100,18 +87,15 @@ def _venv(facts: HostFacts, python_tag: str) -> Finding:
     )
     remedy = f"install python{release}-venv there, or deploy with --env-source wheelhouse"
     good = python is not None and python.venv
-    return _finding(facts, "python.venv", good, found, f"{release} with venv and pip", remedy)
+    return facts.judge.judged("python.venv", good, found, f"{release} with venv and pip", remedy)
 
 
 def _packages(facts: HostFacts, house: Wheelhouse, python_tag: str) -> list[Finding]:
     platform = platform_of(facts, python_tag)
     if platform is None:
         found = f"glibc {facts['glibc']}"
-        return [_finding(facts, "packages", None, found, "a glibc that is known", "see why")]
+        return [facts.judge.judged("packages", None, found, "a glibc that is known", UNREAD)]
     odd = [one.wheel for one in house.packages if platform.rank(one.tags) is None]
     found, expected = ", ".join(odd[:3]) or "all fit", f"wheels that install on {platform}"
-    return [
-        _finding(
-            facts, "packages", not odd, found, expected, "use a newer OS there, or lock others"
-        )
-    ]
+    remedy = "use a newer OS there, or lock others"
+    return [facts.judge.judged("packages", not odd, found, expected, remedy)]

@@ -129,12 +129,16 @@ def read_wheelhouse(folder: Path, requirements: str, platform: Platform) -> Whee
 
 
 def read_kept(folder: Path, pin: Pin, tags: Mapping[Tag, int]) -> Package | None:
-    """The file of a pin that is here and fits ``tags`` (tag → rank) best; None if none does."""
+    """The file of a pin that is here and fits ``tags`` (tag → rank) best; None if none does.
+
+    One that a crash left empty or cut short is not here: it comes again.
+    """
     found = []
     for sha256 in sorted(pin.hashes):
         for path in sorted((folder / sha256).glob("*.whl")):
             package = Package(path=path, sha256=sha256)
-            if (rank := best(package.tags, tags)) is not None:
+            rank = best(package.tags, tags)
+            if rank is not None and zipfile.is_zipfile(path):
                 found.append((rank, package))
     return min(found, key=lambda each: each[0])[1] if found else None
 

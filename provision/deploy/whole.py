@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from provision.deploy.envs import size
 from provision.errors import ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.findings import Finding, Judge, Level, Report
 from provision.fleet import Fleet
+from provision.numbers import size
+from provision.script import passing_on
 from provision.session import Remote, Say
 from provision.talk import SILENCE_SECONDS
 
@@ -61,13 +62,9 @@ def gather_checked(fleet: Fleet, say: Say) -> dict[str, tuple[Checked, ...] | Pr
     """Have every host hash its environments; a line of progress from each every few seconds."""
 
     def check(remote: Remote) -> tuple[Checked, ...]:
-        def on_line(line: str) -> None:
-            if line.startswith("ZEROFLEET-SAY "):
-                say(f"[{remote.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
-
         talk = remote.talk("whole")
         try:
-            return parse_checked(talk.receive(SILENCE_SECONDS, on_line))
+            return parse_checked(talk.receive(SILENCE_SECONDS, passing_on(remote.label, say)))
         finally:
             talk.close()
 
@@ -83,18 +80,14 @@ def _findings(found: Mapping[str, Iterable[Checked]]) -> Iterator[Finding]:
     for host, environments in found.items():
         for one in environments:
             level, said, remedy = _judged(one)
-            yield Finding(
-                host=host,
-                subject=f"envs/{one.name}",
-                level=level,
-                found=said,
-                expected="every file as it was installed",
-                remedy=remedy,
-            )
+            expected = "every file as it was installed"
+            yield Judge(host=host)(f"envs/{one.name}", level, said, expected, remedy)
 
 
 def _judged(one: Checked) -> tuple[Level, str, str]:
-    anew = f"`rm -r ~/.zerofleet/envs/{one.name}` there while nothing uses it, then invoke deploy"
+    anew = "invoke deploy --anew makes it again, from the lock and wheel that it was made from"
+    if not one.current:
+        anew = "invoke clean --keep-last 0 removes it"
     if not one.complete and one.current:
         return Level.ERROR, "half-made, and in use", anew
     if not one.complete:

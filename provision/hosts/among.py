@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge, Level
 from provision.hosts.facts import Fact, HostFacts
 from provision.hosts.traits import TRAITS, Trait
 
@@ -43,19 +43,21 @@ def _compare_trait(trait: Trait, hosts: Mapping[str, HostFacts], slots: Slots) -
     majority, count = majority_of(group)
     expected = f"{majority}, as {count} of {len(facts)} hosts" if majority else _ONE_VALUE
     if majority and count == len(facts):
-        return [_finding(trait, h, Level.OK, found[h], "the same on all hosts") for h in found]
+        same = "the same on all hosts"
+        return [Judge(host=h)(trait.name, Level.OK, found[h], same) for h in found]
     findings = []
     for host, fact in facts.items():
         if fact.unknown:
             # What can't be read is never ok, and no worse than the worst it could hide.
             level: Level = Level.UNKNOWN if trait.level is Level.ERROR else trait.level
-            findings.append(_finding(trait, host, level, found[host], expected))
         elif group[host] != majority:
             others = {majority} if majority else set(group.values()) - {group[host]}
             level = _level(trait, found[host], others)
             if trait.name == "gpu.count":
                 level = _count_level(level, fact, others, slots.get(host))
-            findings.append(_finding(trait, host, level, found[host], expected))
+        else:
+            continue
+        findings.append(Judge(host=host)(trait.name, level, found[host], expected, trait.why))
     return findings
 
 
@@ -91,10 +93,3 @@ def _count_level(level: Level, fact: Fact, others: set[str], slots: int | None) 
     count = int(fact.value)
     fewer = any(count < int(other) for other in others)
     return level if fewer and (slots is None or slots > count) else Level.NOTE
-
-
-def _finding(trait: Trait, host: str, level: Level, found: str, expected: str) -> Finding:
-    why = "" if level is Level.OK else trait.why
-    return Finding(
-        host=host, subject=trait.name, level=level, found=found, expected=expected, remedy=why
-    )

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping
 
 from provision.errors import ConfigError
-from provision.findings import Finding, Level, Report
+from provision.findings import UNREAD, Finding, Judge, Level, Report
 from provision.hosts.facts import HostFacts
 from provision.hosts.lock import HERE, HOSTS, LOCKED, WHEEL, Lock, equal
 from provision.wheel.manifest import WheelManifest
@@ -37,8 +37,8 @@ def lockable(facts: Mapping[str, HostFacts], allowed: Collection[str]) -> Report
             fact = trait.read(each)
             if fact.unknown:
                 level = Level.NOTE if name in allowed else Level.UNKNOWN
-                remedy = f"see why, or leave it out: --allow-drift {name}"
-                findings.append(_finding(host, name, level, fact, "a value to lock", remedy))
+                remedy = f"{UNREAD}, or leave it out: --allow-drift {name}"
+                findings.append(Judge(host=host)(name, level, fact, "a value to lock", remedy))
     return Report(findings=tuple(findings))
 
 
@@ -69,7 +69,7 @@ def drift(
         found, expected = where if host in facts else where[::-1]
         expected = f"{expected} too (locked {lock.when})"
         level = Level.NOTE if HOSTS in allowed else Level.ERROR
-        findings.append(_finding(host, HOSTS, level, f"{found} only", expected, _remedy(HOSTS)))
+        findings.append(Judge(host=host)(HOSTS, level, f"{found} only", expected, _remedy(HOSTS)))
     was, now = lock.wheel.get("sha256"), manifest.sha256 if manifest else None
     if was != now:
         level = Level.NOTE if WHEEL in allowed else Level.ERROR
@@ -77,19 +77,20 @@ def drift(
         locked = f"{lock.wheel.get('name')} (sha256 {str(was)[:12]})" if was else "none"
         expected = f"{locked}, as locked {lock.when}"
         remedy = _remedy(WHEEL, "name the locked one with --wheel")
-        findings.append(_finding(HERE, WHEEL, level, found, expected, remedy))
+        findings.append(Judge(host=HERE)(WHEEL, level, found, expected, remedy))
     return Report(findings=tuple(findings))
 
 
 def _compare_host(lock: Lock, facts: HostFacts, allowed: Collection[str]) -> list[Finding]:
     """One host's facts against its locked ones; one ok for all that are equal."""
     findings, unchanged, locked = [], 0, lock.hosts[facts.host]
+    judge = facts.judge
     for name, trait in LOCKED.items():
         fact = trait.read(facts)
         found = str(fact) if fact.unknown else trait.text(fact.value)
         if name not in locked:
             remedy = "it could not be read then; write it again: invoke lock"
-            findings.append(_finding(facts.host, name, Level.NOTE, found, "not locked", remedy))
+            findings.append(judge(name, Level.NOTE, found, "not locked", remedy))
         elif not fact.unknown and equal(fact.value, locked[name], trait.near):
             unchanged += 1
         else:
@@ -97,20 +98,11 @@ def _compare_host(lock: Lock, facts: HostFacts, allowed: Collection[str]) -> lis
             level = Level.NOTE if name in allowed else level
             expected = f"{trait.text(locked[name])}, as locked {lock.when}"
             remedy = _remedy(name, trait.undo)
-            findings.append(_finding(facts.host, name, level, found, expected, remedy))
-    expected = f"as locked {lock.when}"
-    ok = _finding(facts.host, "drift", Level.OK, f"{unchanged} facts unchanged", expected, "")
+            findings.append(judge(name, level, found, expected, remedy))
+    ok = judge("drift", Level.OK, f"{unchanged} facts unchanged", f"as locked {lock.when}")
     return [ok, *findings] if unchanged else findings
 
 
 def _remedy(name: str, undo: str = "") -> str:
     once = f"accept it this once: --allow-drift {name}"
     return "; ".join(part for part in (undo, once, _AGAIN) if part)
-
-
-def _finding(
-    host: str, subject: str, level: Level, found: object, expected: str, remedy: str
-) -> Finding:
-    return Finding(
-        host=host, subject=subject, level=level, found=str(found), expected=expected, remedy=remedy
-    )

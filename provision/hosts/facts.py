@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.version import InvalidVersion, Version
 
 from provision.errors import ProvisionError
+from provision.findings import Judge
 
 # Facts that are known already are values like any other: no connection is needed for them.
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ class HostFacts:
 
     def __getitem__(self, name: str) -> Fact:
         return self.facts.get(name, Fact(unknown=f"no fact named {name}"))
+
+    @property
+    def judge(self) -> Judge:
+        """Makes findings about this host."""
+        return Judge(host=self.host)
 
     @property
     def home(self) -> str:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge, Level
 from provision.hosts.facts import HostFacts
 
-_EXPECTED = "each machine under one name"
+_SUBJECT, _EXPECTED = "same machine", "each machine under one name"
 _TWICE = "remove one of the two from the hosts file"
 
 
@@ -30,7 +30,7 @@ def compare_machines(hosts: Mapping[str, HostFacts], *, gpu: bool = True) -> lis
         if not facts["boot_id"].value:
             remedy = "is /proc mounted there?"
             found = f"boot id {facts['boot_id']}"
-            findings.append(_finding(host, Level.UNKNOWN, found, remedy))
+            findings.append(Judge(host=host).judged(_SUBJECT, None, found, _EXPECTED, remedy))
             continue
         same = seen.setdefault(str(facts["boot_id"].value), [])
         if same:
@@ -41,7 +41,7 @@ def compare_machines(hosts: Mapping[str, HostFacts], *, gpu: bool = True) -> lis
 
 def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
     """A name whose machine the names ``same`` reach too."""
-    home = facts["home.id"]
+    judge, home = facts.judge, facts["home.id"]
     twins = [
         other.host
         for other in same
@@ -49,9 +49,9 @@ def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
     ]
     if home.value is None:
         found = f"the machine of {same[0].host}, perhaps its home too: home.id {home}"
-        return _finding(facts.host, Level.UNKNOWN, found, _TWICE)
+        return judge(_SUBJECT, Level.UNKNOWN, found, _EXPECTED, _TWICE)
     if twins:
-        return _finding(facts.host, Level.ERROR, f"the machine and home of {twins[0]}", _TWICE)
+        return judge.error(_SUBJECT, f"the machine and home of {twins[0]}", _EXPECTED, _TWICE)
     for other in same:
         # Slices of a GPU in MIG mode may well go to different containers.
         theirs = {each["uuid"] for each in other.gpus if each.get("mig") != "Enabled"}
@@ -59,9 +59,9 @@ def _judge(facts: HostFacts, same: list[HostFacts], *, gpu: bool) -> Finding:
         if shared and gpu:
             found = f"GPU {', '.join(shared)} is a GPU of {other.host} too"
             remedy = "give each of them GPUs of its own, or remove one from the hosts file"
-            return _finding(facts.host, Level.ERROR, found, remedy)
+            return judge.error(_SUBJECT, found, _EXPECTED, remedy)
     found = f"the machine of {', '.join(other.host for other in same)}, as a container of its own"
-    return _finding(facts.host, Level.NOTE, found, "they share its cores and memory")
+    return judge(_SUBJECT, Level.NOTE, found, _EXPECTED, "they share its cores and memory")
 
 
 def _network(facts: HostFacts) -> object:
@@ -77,14 +77,3 @@ def home_owners(hosts: Mapping[str, HostFacts]) -> dict[str, str]:
     return {
         host: first.setdefault(f["home.place"].value or host, host) for host, f in hosts.items()
     }
-
-
-def _finding(host: str, level: Level, found: str, remedy: str) -> Finding:
-    return Finding(
-        host=host,
-        subject="same machine",
-        level=level,
-        found=found,
-        expected=_EXPECTED,
-        remedy=remedy,
-    )

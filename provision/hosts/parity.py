@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from packaging.version import Version
 
 from provision.compat import arch_covers, cpu_runs, driver_minimum, driver_of_toolkit
-from provision.findings import Finding, Level, Report
+from provision.findings import UNREAD, Finding, Level, Report
 from provision.hosts.among import Slots, compare_among
 from provision.hosts.facts import HostFacts, parse_version
 from provision.hosts.machines import compare_machines
@@ -87,17 +87,17 @@ def compare_environment(
         level = Level.UNKNOWN if record.unknown else Level.NOTE
         wanted = lock or "one, before a run"
         found = record if record.unknown else "none"
-        return [_judged(facts, "environment", level, found, wanted, "run: invoke deploy")]
+        return [facts.judge("environment", level, found, wanted, "run: invoke deploy")]
     environment, held = facts.environment, dict(now.value or {})
     findings = []
     if now.unknown:
         expected = f"torch {environment.get('torch')}, as proved"
-        findings += [_finding(facts, "environment", None, now, expected, "see why, and try again")]
+        findings += [facts.judge.judged("environment", None, now, expected, UNREAD)]
     for name in ("torch", "torch_cuda", "deepspeed"):
         if not now.unknown and not _same_version(held.get(name), environment.get(name)):
             found, proved = f"{name} {held.get(name)}", f"{environment.get(name)}, as deploy proved"
             remedy = f"it was changed since: remove {environment.get('path')}, run: invoke deploy"
-            findings.append(_finding(facts, "environment", False, found, proved, remedy))
+            findings.append(facts.judge.judged("environment", False, found, proved, remedy))
     wanted_of = {"lock": lock} if lock else {}
     if manifest is not None:
         wanted_of |= {"torch": manifest.torch, "wheel_sha256": manifest.sha256}
@@ -107,7 +107,7 @@ def compare_environment(
         short = 12 if name == "wheel_sha256" else None
         expected = f"{want[:short]} ({manifest.wheel if manifest and short else 'this wheel'})"
         findings.append(
-            _finding(facts, subject, good, found[:short], expected, "run: invoke deploy")
+            facts.judge.judged(subject, good, found[:short], expected, "run: invoke deploy")
         )
     return findings
 
@@ -127,48 +127,26 @@ def _system(facts: HostFacts, *, gpu: bool) -> list[Finding]:
     if kernel is not None and kernel < Version(_KERNEL):
         why = "processes of a distributed run may hang on older ones"
         expected = f"{_KERNEL} or later"
-        findings.append(_judged(facts, "kernel", Level.WARN, facts["kernel"], expected, why))
+        findings.append(facts.judge("kernel", Level.WARN, facts["kernel"], expected, why))
     level = Level.ERROR if gpu else Level.NOTE
     unread = facts["gpus"].unknown
     for words, remedy in _BROKEN_DRIVER.items():
         if words.lower() in unread.lower():
             expected = "a driver that answers nvidia-smi"
-            findings.append(_judged(facts, "driver", level, unread, expected, remedy))
+            findings.append(facts.judge("driver", level, unread, expected, remedy))
     on_bus, listed = len(facts["gpu.pci"].value or ()), len(facts.gpus)
     if listed and on_bus > listed:
         remedy = "one fell off the bus (dmesg | grep -i xid), or this login may not see all"
         found, expected = f"{listed} in nvidia-smi", f"{on_bus}, as on the PCI bus"
         level = Level.WARN if gpu else Level.NOTE
-        findings.append(_judged(facts, "gpu.count", level, found, expected, remedy))
+        findings.append(facts.judge("gpu.count", level, found, expected, remedy))
     return findings
-
-
-def _judged(
-    facts: HostFacts, subject: str, level: Level, found: object, expected: str, remedy: str
-) -> Finding:
-    return Finding(
-        host=facts.host,
-        subject=subject,
-        level=level,
-        found=str(found),
-        expected=expected,
-        remedy=remedy,
-    )
-
-
-def _finding(
-    facts: HostFacts, subject: str, good: bool | None, found: object, expected: str, remedy: str
-) -> Finding:
-    """A judged fact: ok, error, or (None) unknown."""
-    level = {True: Level.OK, False: Level.ERROR, None: Level.UNKNOWN}[good]
-    return _judged(facts, subject, level, found, expected, "" if good else remedy)
 
 
 def _torch(manifest: WheelManifest, torch: str, facts: HostFacts) -> Finding:
     built, pinned = parse_version(manifest.torch), parse_version(torch)
     good = built is not None and pinned is not None and built.public == pinned.public
-    return _finding(
-        facts,
+    return facts.judge.judged(
         "torch",
         good,
         f"a wheel built for torch {manifest.torch}",
@@ -182,31 +160,33 @@ def _python(manifest: WheelManifest, facts: HostFacts) -> Finding:
     wanted = f"{tag[2]}.{tag[3:]}"
     python = facts.python_for(tag)
     if facts["pythons"].unknown:
-        return _finding(facts, "python", None, facts["pythons"], wanted, "see why, and try again")
+        return facts.judge.judged("python", None, facts["pythons"], wanted, UNREAD)
     if python is None:
         versions = ", ".join(dict.fromkeys(p.version for p in facts.pythons)) or "none"
         remedy = f"install python{wanted} there, or build the wheel with a Python that is there"
-        return _finding(facts, "python", False, versions, f"{wanted} (the wheel is {tag})", remedy)
-    return _finding(facts, "python", True, python.version, wanted, "")
+        return facts.judge.judged(
+            "python", False, versions, f"{wanted} (the wheel is {tag})", remedy
+        )
+    return facts.judge.judged("python", True, python.version, wanted, "")
 
 
 def _machine(manifest: WheelManifest, facts: HostFacts) -> Finding:
     machine = facts["machine"]
     good = None if machine.unknown else manifest.platform.endswith(f"_{machine.value}")
     remedy = "build a wheel on a machine of that kind"
-    return _finding(facts, "machine", good, machine, manifest.platform, remedy)
+    return facts.judge.judged("machine", good, machine, manifest.platform, remedy)
 
 
 def _at_least(facts: HostFacts, subject: str, floor: str, remedy: str) -> Finding:
     found, wanted = parse_version(facts[subject].value), parse_version(floor)
     good = None if found is None or wanted is None else found >= wanted
-    return _finding(facts, subject, good, facts[subject], f"{floor} or later", remedy)
+    return facts.judge.judged(subject, good, facts[subject], f"{floor} or later", remedy)
 
 
 def _cpu(manifest: WheelManifest, facts: HostFacts) -> Finding:
     good = cpu_runs(str(facts["cpu.level"].value), manifest.cpu)
     remedy = f"rebuild for it: invoke build-deepspeed --cpu {facts['cpu.level']}"
-    return _finding(facts, "cpu", good, facts["cpu.level"], f"{manifest.cpu} or later", remedy)
+    return facts.judge.judged("cpu", good, facts["cpu.level"], f"{manifest.cpu} or later", remedy)
 
 
 def _driver(manifest: WheelManifest, facts: HostFacts) -> Finding:
@@ -226,7 +206,7 @@ def _driver(manifest: WheelManifest, facts: HostFacts) -> Finding:
     else:
         good = None if minimum is None or found is None else found >= minimum
     expected = f"{minimum or 'a driver known'} or later ({needs})"
-    return _finding(facts, "driver", good, facts["gpu.driver"], expected, remedy)
+    return facts.judge.judged("driver", good, facts["gpu.driver"], expected, remedy)
 
 
 def _gpus(manifest: WheelManifest, facts: HostFacts) -> list[Finding]:
@@ -234,11 +214,10 @@ def _gpus(manifest: WheelManifest, facts: HostFacts) -> list[Finding]:
     if not facts.gpus:
         good = None if facts["gpus"].unknown else False
         remedy = "is the driver loaded? (nvidia-smi)"
-        return [_finding(facts, "gpu", good, facts["gpus"], expected, remedy)]
+        return [facts.judge.judged("gpu", good, facts["gpus"], expected, remedy)]
     kinds = dict.fromkeys((gpu["name"], gpu["compute_cap"]) for gpu in facts.gpus)
     return [
-        _finding(
-            facts,
+        facts.judge.judged(
             "gpu",
             arch_covers(manifest.arch_list, capability) if capability else None,
             f"{name} ({capability})",

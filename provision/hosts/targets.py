@@ -14,7 +14,7 @@ from typing import Any
 from packaging.version import Version
 
 from provision.compat import CPU_LEVELS, cpu_runs
-from provision.findings import Finding, Level, Report
+from provision.findings import UNREAD, Finding, Judge, Report
 from provision.hosts.facts import HostFacts, parse_version
 
 MACHINE = "x86_64"
@@ -118,14 +118,8 @@ def _target(facts: HostFacts) -> Target:
 
 def misfit(host: str, subject: str, found: object, expected: str, remedy: str) -> Finding:
     """A finding that fails: unknown where ``found`` says so, else an error."""
-    return Finding(
-        host=host,
-        subject=subject,
-        level=Level.UNKNOWN if str(found).startswith("unknown") else Level.ERROR,
-        found=str(found),
-        expected=expected,
-        remedy=remedy,
-    )
+    good = None if str(found).startswith("unknown") else False
+    return Judge(host=host).judged(subject, good, found, expected, remedy)
 
 
 def _compare_facts(facts: HostFacts) -> list[Finding]:
@@ -143,8 +137,7 @@ def _compare_facts(facts: HostFacts) -> list[Finding]:
             remedy = f"torch needs it: install it there, or {leave_out}"
             findings.append(misfit(host, name, found, "a version", remedy))
     if facts["pythons"].unknown:
-        remedy = "see why, and try again"
-        findings.append(misfit(host, "python", facts["pythons"], "a list", remedy))
+        findings.append(misfit(host, "python", facts["pythons"], "a list", UNREAD))
     return findings
 
 

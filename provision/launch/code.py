@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from provision.errors import ConfigError
+from provision.numbers import size
 
 #: Bytes and files of a code folder. More is data or a model, which has better ways to the hosts.
 MAX_BYTES, MAX_FILES = 64 << 20, 10_000
@@ -53,6 +54,13 @@ class Code:
     def __contains__(self, target: object) -> bool:
         return any(file.target == target for file in self.files)
 
+    def text(self, target: str) -> str:
+        """What a text file of the archive says; KeyError for one that is not in it."""
+        with tarfile.open(fileobj=io.BytesIO(self.archive), mode="r:gz") as tar:
+            member = tar.extractfile(target)
+            assert member  # a regular file, as read_archive made it
+            return member.read().decode()
+
     def __str__(self) -> str:
         size = sum(file.size for file in self.files)
         return f"{len(self.files)} files, {size:,} bytes, sha256 {self.sha256[:12]}…"
@@ -76,7 +84,10 @@ def read_own_code(folder: Path, script: Path) -> tuple[Code, str]:
     """
     if not script.is_file():
         raise ConfigError(
-            "--script", found=f"no file {script}", expected="a Python file", remedy="correct it"
+            "--script",
+            found=f"no file {script}",
+            expected="a Python file",
+            remedy="name one that is there, from the folder you are in",
         )
     target = os.path.relpath(script.absolute(), folder.absolute())
     if target.startswith(".."):
@@ -106,9 +117,9 @@ def _require_small(folder: Path, paths: Mapping[str, Path]) -> None:
     largest = max(sizes, key=lambda name: sizes[name])
     raise ConfigError(
         f"code folder {folder}",
-        found=f"{total / 1e6:,.0f} MB in {len(sizes):,} files, the largest {largest} "
-        f"({sizes[largest] / 1e6:,.1f} MB)",
-        expected=f"code: {MAX_BYTES / 1e6:,.0f} MB and {MAX_FILES:,} files at most",
+        found=f"{size(total)} in {len(sizes):,} files, the largest {largest} "
+        f"({size(sizes[largest])})",
+        expected=f"code: {size(MAX_BYTES)} and {MAX_FILES:,} files at most",
         remedy="ignore in .gitignore what is no code, or name a smaller folder with --code",
     )
 

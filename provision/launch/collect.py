@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import threading
 import time
@@ -30,7 +31,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """One file to bring: from ``host``:``source`` to ``target`` below the run's local folder."""
+    """One file to bring: from ``host``:``source`` to ``target`` below the run's local folder.
+
+    Of a file that has grown since it was listed, its first ``size`` bytes, which ``sha256`` is of.
+    """
 
     host: str
     source: str
@@ -84,8 +88,8 @@ def _target(host: str, path: str, output: str, run_dir: str) -> str:
 class Collected:
     """A run's local folder after it was collected.
 
-    ``came`` files, ``kept`` that were here already; ``missing``: why nothing came, for each host
-    that could not be read.
+    ``came`` files of ``size`` bytes, ``kept`` that were here already; ``missing``: what did not
+    come, and why, for each host that could not be read whole.
     """
 
     folder: Path
@@ -117,8 +121,8 @@ def apply_collect(
     """Bring output and records below ``folder``; every file is held against its hash there.
 
     What is here already, byte for byte, stays. Checkpoints come only when asked for: with
-    optimizer states, each can be many times the model. A host that can't be read any more is said
-    and left out: what the others have still comes.
+    optimizer states, each can be many times the model. A host that can't be read any more, and a
+    file that can't, is said and left out: what else there is still comes.
     """
     flags = [] if checkpoints else ["--no-checkpoints"]
     args: dict[str, Sequence[str]] = {
@@ -134,10 +138,15 @@ def apply_collect(
         else:
             files[host] = answer["files"]  # type: ignore[assignment]
     wanted = plan_collect(run_dirs, outputs, files)
-    fetches, total = read_missing(wanted, folder, say)
-    _apply_fetches(fleet, tuple(files), fetches, folder, say)
-    kept = len(wanted) - len(fetches)
-    return Collected(folder=folder, came=len(fetches), kept=kept, size=total, missing=missing)
+    fetches, _ = read_missing(wanted, folder, say)
+    came, failed = _apply_fetches(fleet, tuple(files), fetches, folder, say)
+    return Collected(
+        folder=folder,
+        came=len(came),
+        kept=len(wanted) - len(fetches),
+        size=sum(fetch.size for fetch in came),
+        missing={**missing, **failed},
+    )
 
 
 def read_missing(wanted: Sequence[Fetch], folder: Path, say: Say) -> tuple[list[Fetch], int]:
@@ -150,28 +159,35 @@ def read_missing(wanted: Sequence[Fetch], folder: Path, say: Say) -> tuple[list[
 
 def _apply_fetches(
     fleet: Fleet, hosts: Sequence[str], fetches: Sequence[Fetch], folder: Path, say: Say
-) -> None:
-    """Bring the files, hosts side by side, and say how far it is."""
+) -> tuple[list[Fetch], dict[str, str]]:
+    """Bring the files, hosts side by side, and say how far it is: what came; by host, what not."""
     total, lock = sum(fetch.size for fetch in fetches), threading.Lock()
-    done, told = 0, time.monotonic()
+    came: list[Fetch] = []
+    failed: dict[str, list[str]] = {}
+    told = time.monotonic()
 
     def call(remote: Remote) -> None:
-        nonlocal done, told
-        for fetch in fetches:
-            if fetch.host != remote.label:
-                continue
+        nonlocal told
+        for fetch in (fetch for fetch in fetches if fetch.host == remote.label):
             if fetch.size > _LARGE:
                 say(f"[{fetch.host}] {fetch.target}: {fetch.size:,} bytes")
-            apply_fetch(remote, fetch, folder)
+            try:
+                apply_fetch(remote, fetch, folder)
+            except HostError as error:  # this file alone
+                say(f"not collected: {error}")
+                failed.setdefault(fetch.host, []).append(str(error))
+                continue
             with lock:
-                done += fetch.size
+                came.append(fetch)
                 if time.monotonic() - told > _SAY_EVERY:
                     told = time.monotonic()
-                    say(f"collected {done:,} of {total:,} bytes")
+                    say(f"collected {sum(each.size for each in came):,} of {total:,} bytes")
 
-    for error in fleet.fan_out(call, hosts).values() if hosts else ():
+    for host, error in fleet.fan_out(call, hosts).items() if hosts else ():
         if error is not None:
-            raise error
+            say(f"not collected: {error}")
+            failed.setdefault(host, []).append(str(error))
+    return came, {host: said[-1] for host, said in failed.items()}
 
 
 def read_digest(path: Path) -> str | None:
@@ -186,6 +202,8 @@ def apply_fetch(remote: Source, fetch: Fetch, folder: Path) -> None:
     """One file, held to its hash: HostError where what came is another one."""
     target = folder / fetch.target
     remote.get(fetch.source, target)
+    if target.stat().st_size > fetch.size:
+        os.truncate(target, fetch.size)
     found = read_digest(target) or ""
     if found != fetch.sha256:
         target.unlink()
@@ -193,5 +211,5 @@ def apply_fetch(remote: Source, fetch: Fetch, folder: Path) -> None:
             f"{fetch.host}: {fetch.source}",
             found=f"sha256 {found[:12]} after the transfer",
             expected=fetch.sha256[:12],
-            remedy="run the command again; a file that still changes can't be collected",
+            remedy="invoke collect fetches it again; a file that still changes can't be collected",
         )

@@ -21,10 +21,18 @@ PASSED = ("HF_", "WANDB_", "NCCL_", "TORCH_")
 #: https://www.deepspeed.ai/getting-started/#multi-node-environment-variables
 DEEPSPEED_ENV = ".deepspeed_env"
 
+#: What else of its own shell a node that is started by hand takes: what facts would say instead.
+STANDING = ("GLOO_SOCKET_IFNAME", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|(^|_)AUTH(_|$)", re.IGNORECASE)
-#: Names that read like a secret's and are none: TOKENIZERS_PARALLELISM, a path to a token's file.
-_NO_SECRET = re.compile(r"TOKENIZER|_(PATH|FILE)$|MAX_.*TOKENS", re.IGNORECASE)
+#: Names that read like a secret's and are none: TOKENIZERS_PARALLELISM, a path to a token's file,
+#: InfiniBand's partition key, whether the hub is to be shown the token that a login has left.
+_NO_SECRET = re.compile(
+    r"TOKENIZER|_(PATH|FILE)$|MAX_.*TOKENS|_PKEY$|DISABLE_IMPLICIT_TOKEN$", re.IGNORECASE
+)
+#: A pair of quotes around a whole value, with none of its kind inside.
+_QUOTED = re.compile(r"""(["'])((?:(?!\1).)*)\1""")
 _USER_IN_URL = re.compile(r"://[^/@\s]+@")
 #: Names that the launcher gives each rank → what says the same.
 _OWNED = re.compile(
@@ -113,8 +121,26 @@ def parse_environ(
     return RunEnviron(variables=kept, left_out=tuple(left_out))
 
 
+def parse_own_shell(environ: RunEnviron, shell: Mapping[str, str]) -> RunEnviron:
+    """The same for a node whose own shell this is: its paths are that node's, too. Pure.
+
+    What the shell says goes over facts; files and --env go over it, as in parse_environ.
+    """
+    found = {variable.name: variable for variable in environ.variables}
+    for name, value in shell.items():
+        passed = name.startswith(PASSED) and not _OWNED.match(name)
+        if value and name not in found and (passed or name in STANDING):
+            found[name] = Variable(name=name, value=value, origin="this shell")
+            _require_settable(found[name])
+    return RunEnviron(variables=tuple(found[name] for name in sorted(found)))
+
+
 def _lines(path: str, text: str) -> list[tuple[str, str]]:
-    """NAME=VALUE lines; blank ones and comments are passed over."""
+    """NAME=VALUE lines; blank ones and comments are passed over.
+
+    A pair of quotes around a value is none of it: DeepSpeed's own launcher hands the value to a
+    shell (add_export in deepspeed/launcher/multinode_runner.py).
+    """
     pairs = []
     for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.strip()
@@ -128,7 +154,8 @@ def _lines(path: str, text: str) -> list[tuple[str, str]]:
                 expected="NAME=VALUE",
                 remedy="correct or comment out that line",
             )
-        pairs.append((name, value))
+        quoted = _QUOTED.fullmatch(value)
+        pairs.append((name, quoted[2] if quoted else value))
     return pairs
 
 
@@ -138,7 +165,7 @@ def _require_settable(variable: Variable) -> None:
             f"{variable.origin}: {variable.name!r}",
             found="no variable's name",
             expected="letters, digits and _",
-            remedy="correct it",
+            remedy="rename it",
         )
     if _OWNED.match(variable.name):
         raise ConfigError(
@@ -152,7 +179,7 @@ def _require_settable(variable: Variable) -> None:
             f"{variable.origin}: {variable.name}",
             found="a line end or NUL in its value",
             expected="one line",
-            remedy="correct it",
+            remedy="write its value in one line",
         )
 
 
@@ -187,7 +214,10 @@ def read_deepspeed_env(shell: Mapping[str, str], home: Path, here: Path) -> dict
             found[str(path)] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                str(path), found=error, expected="a readable text file", remedy="correct it"
+                str(path),
+                found=error,
+                expected="a readable text file",
+                remedy="save it as UTF-8 text that this user may read, or remove it",
             ) from None
     return found
 

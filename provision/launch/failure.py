@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from provision import errors
 from provision.launch.remedies import Remedy, find_remedy
-
-FINISHED, FAILED, STOPPED, LOST = "finished", "failed", "stopped", "lost"
+from provision.launch.states import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +19,7 @@ class RankEnd:
     node_rank: int
     local_rank: int
     rank: int
-    state: str
+    state: State
     exit: int | None
 
 
@@ -50,7 +49,7 @@ class RunOutcome:
     """What became of a run. ``lost``: hosts that could not say how their node ended, and why."""
 
     run: str
-    state: str
+    state: State
     ranks: tuple[RankEnd, ...]
     first_failure: Failure | None
     lost: Mapping[str, str] = field(default_factory=dict)
@@ -61,7 +60,7 @@ class RunOutcome:
     @property
     def exit_code(self) -> int:
         """0 when it finished or was stopped on request, else 5: unknown is never ok."""
-        return errors.OK if self.state in (FINISHED, STOPPED) else errors.RANK_FAILED
+        return errors.OK if self.state in (State.FINISHED, State.STOPPED) else errors.RANK_FAILED
 
     @property
     def known(self) -> Remedy | None:
@@ -81,7 +80,7 @@ class RunOutcome:
         if self.known:
             lines.append(f"  known: {self.known}")
         lines += [f"  {host}: lost: {reason}" for host, reason in self.lost.items()]
-        for state in (FAILED, STOPPED):
+        for state in (State.FAILED, State.STOPPED):
             ended = [r for r in self.ranks if r.state == state]
             if ended:
                 lines.append(f"  {state}: {', '.join(f'rank {r.rank} ({r.host})' for r in ended)}")
@@ -136,6 +135,15 @@ def _heard(exits: Mapping[str, Mapping[str, Any]]) -> Failure | None:
     return None
 
 
+def _unreachable(exits: Mapping[str, Mapping[str, Any]], lost: Mapping[str, str]) -> str:
+    """The lost hosts, where those that heard nothing of any other are all that can be asked: what
+    they take for a cut network of their own is the end of all others. Empty if it is not so.
+    """
+    found = [ended["first_failure"] for ended in exits.values()]
+    alone = len(exits) == 1 and all(each and each.get("kind") == "isolated" for each in found)
+    return ", ".join(lost) if alone and len(lost) > 1 else ""
+
+
 def first_failure(
     exits: Mapping[str, Mapping[str, Any]],
     lost: Mapping[str, str],
@@ -152,6 +160,10 @@ def first_failure(
     heard = _heard(exits)
     if heard and (first is None or (first.symptom and not heard.symptom)):
         return heard
+    if first and (others := _unreachable(exits, lost)):
+        named = f"{others} lost power, or their network, together: {first.host}, which the "
+        reason = named + f"controller reaches, {first.reason.partition(': its network')[0]}"
+        return replace(first, host=next(iter(lost)), reason=reason, rank=None, local_rank=None)
     if lost and (first is None or first.symptom):
         host, reason = next(iter(lost.items()))
         return Failure(host=host, rank=None, local_rank=None, at=None, reason=reason)
@@ -160,19 +172,20 @@ def first_failure(
 
 def _run_state(
     exits: Mapping[str, Mapping[str, Any]], lost: Mapping[str, str], *, stopping: bool
-) -> str:
+) -> State:
     states = {_node_state(e, stopping=stopping) for e in exits.values()}
-    states |= {LOST} if lost else set()
-    states |= {FAILED} if not stopping and _heard(exits) else set()
-    return next((s for s in (FAILED, LOST, STOPPED) if s in states), FINISHED)
+    states |= {State.LOST} if lost else set()
+    states |= {State.FAILED} if not stopping and _heard(exits) else set()
+    worst = (State.FAILED, State.LOST, State.UNKNOWN, State.STOPPED)
+    return next((state for state in worst if state in states), State.FINISHED)
 
 
-def _node_state(ended: Mapping[str, Any], *, stopping: bool) -> str:
+def _node_state(ended: Mapping[str, Any], *, stopping: bool) -> State:
     """While a run is being stopped, a rank may see its peer go before it is told to go itself."""
     found = ended["first_failure"]
-    if stopping and ended["state"] == FAILED and found and found.get("symptom"):
-        return STOPPED
-    return str(ended["state"])
+    if stopping and ended["state"] == State.FAILED and found and found.get("symptom"):
+        return State.STOPPED
+    return State.parse(ended["state"])
 
 
 def parse_outcome(
@@ -193,7 +206,11 @@ def parse_outcome(
     if not exits and not gone:
         raise ValueError("a run has at least one host")
     ranks = (
-        RankEnd(host=host, node_rank=ended["node_rank"], **rank)
+        RankEnd(
+            host=host,
+            node_rank=ended["node_rank"],
+            **{**rank, "state": State.parse(rank["state"])},
+        )
         for host, ended in exits.items()
         for rank in ended["ranks"]
     )
@@ -207,7 +224,7 @@ def parse_outcome(
         run=run,
         state=state,
         ranks=tuple(sorted(ranks, key=lambda r: r.rank)),
-        first_failure=None if state == STOPPED else first_failure(exits, gone, offsets),
+        first_failure=None if state == State.STOPPED else first_failure(exits, gone, offsets),
         lost=dict(gone),
         loss=(losses[0][0], losses[0][1]) if losses else None,
         jit_compiled=tuple(f"{h}:{name}" for h, e in exits.items() for name in e["jit_compiled"]),

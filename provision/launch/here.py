@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import HostError
-from provision.launch.apply import RunResult, read_optimizer
 from provision.launch.failure import parse_outcome
 from provision.launch.nodes import NodeLaunch
 from provision.launch.plan import LaunchPlan
 from provision.launch.progress import advance, begin_watch
+from provision.launch.results import RunResult, read_optimizer
 from provision.script import script_argv
 from provision.steps import Plan, Put, Run
 
 Say = Callable[[str], None]
+_INTERRUPTED = (
+    "stopping this node: Ctrl-C: ranks may save, and end (again: end them now)",
+    "ending the ranks now (again: stop watching)",
+)
 
 
 def apply_steps_here(plan: Plan, home: Path) -> None:
@@ -59,48 +63,58 @@ def apply_run_here(do: Run, why: str) -> None:
 def apply_node(launch: LaunchPlan, home: Path, say: Say) -> RunResult:
     """Start the one node of the plan here, show what it says, and wait for its end.
 
-    Ctrl-C stops the node, gracefully; again: leaves it stopping.
+    Ctrl-C stops the node, gracefully; again: at once; a third time: leaves it stopping.
     """
     (node,) = launch.nodes
-    apply_steps_here(launch.plan, home)
-    watch, interrupted = begin_watch((node.host,), time.monotonic()), False
-    follow = subprocess.Popen(
-        script_argv("follow", [node.run_dir], sys.executable),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    try:
+        apply_steps_here(launch.plan, home)
+        follow = _apply_follow(node)
+    except KeyboardInterrupt:
+        if Path(node.run_dir).is_dir():  # its supervisor may be there already, and is a daemon
+            say("stopping this node: Ctrl-C")
+            apply_stop_here(node)
+        raise
+    watch, presses = begin_watch((node.host,), time.monotonic()), 0
     events = _events(follow)
     while True:
         try:
             event = next(events, None)
+            if event is None:
+                break
+            turn = advance(watch, node.host, event, time.monotonic())
+            watch = turn.watch
+            for line in turn.lines:
+                say(line)
         except KeyboardInterrupt:
-            if interrupted:
+            presses += 1
+            if presses > 2:
                 raise
-            interrupted = True
-            say("stopping this node: Ctrl-C (again: stop watching; it goes on stopping)")
-            apply_stop_here(node)
+            say(_INTERRUPTED[presses - 1])
+            apply_stop_here(node, "stop" if presses == 1 else "kill")
             events = _events(follow)  # the interrupted one has ended
-            continue
-        if event is None:
-            break
-        turn = advance(watch, node.host, event, time.monotonic())
-        watch = turn.watch
-        for line in turn.lines:
-            say(line)
     follow.wait()
-    outcome = parse_outcome(launch.run, watch.exits, lost=watch.lost, stopping=interrupted)
+    outcome = parse_outcome(launch.run, watch.exits, lost=watch.lost, stopping=presses > 0)
     run_dir = Path(node.run_dir)
     return RunResult(
         outcome=outcome,
-        interrupted=interrupted,
+        interrupted=presses > 0,
         collected=run_dir,
         adapter=Path(node.output),
         optimizer=read_optimizer(run_dir / "metrics.jsonl"),
     )
 
 
-def apply_stop_here(node: NodeLaunch) -> None:
-    """Ask the node's supervisor to stop."""
-    apply_run_here(Run(argv=script_argv("supervise", ["stop", node.run_dir])), "stop the node")
+def _apply_follow(node: NodeLaunch) -> subprocess.Popen[str]:
+    """What tells of the node as it happens; Ctrl-C does not reach it."""
+    return subprocess.Popen(
+        script_argv("follow", [node.run_dir], sys.executable),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def apply_stop_here(node: NodeLaunch, how: str = "stop") -> None:
+    """Ask the node's supervisor to stop; "kill": without waiting for a checkpoint."""
+    apply_run_here(Run(argv=script_argv("supervise", [how, node.run_dir])), "stop the node")
 
 
 def _events(follow: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

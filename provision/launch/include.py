@@ -38,7 +38,7 @@ class Choice:
                 flag,
                 found=f"slot {missing[0]} of {host}",
                 expected=f"0 to {count - 1}, its slots",
-                remedy="correct it, or slots= in the hosts file",
+                remedy=f"leave slot {missing[0]} out, or raise slots= in the hosts file",
             )
         if host in self.taken:
             return named

@@ -47,7 +47,11 @@ _FLAGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class NodeForm:
-    """One node of a run that is started by hand. ``notices`` are for the person who did."""
+    """One node of a run that is started by hand. ``notices`` are for the person who did.
+
+    ``run``: the run's id, where RUN_ID gives it: the nodes' parts are then one run to who asks
+    hosts for runs. Empty: an id of this node's own.
+    """
 
     zero: int
     nnodes: int
@@ -59,6 +63,7 @@ class NodeForm:
     flags: Mapping[str, str] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    run: str = ""
 
 
 def parse_node_form(
@@ -80,16 +85,10 @@ def parse_node_form(
         values["nnodes"], notice = _nodes_of(world, shell.get("NNODES"), nproc)
         notices += [notice] if notice else []
     nnodes = _number("nnodes", values["nnodes"], 1)
-    node_rank = _number("NODE_RANK", shell.get("NODE_RANK") or "0", 0)
-    if node_rank >= nnodes:
-        raise ConfigError(
-            "NODE_RANK",
-            found=node_rank,
-            expected=f"0 to {nnodes - 1}, for {nnodes} nodes",
-            remedy="give each node its own, from 0 on",
-        )
+    node_rank = _node_rank(shell, nnodes)
     if nnodes > 1 and "NODE_RANK" not in shell:
         notices.append(f"NODE_RANK is not set: this is node 0 of {nnodes}, whom the others meet")
+    _require_one_meaning(shell, home, here)
     flags = {name.lower(): shell[name] for name in _FLAGS if shell.get(name)}
     if ratio := shell.get("WARMUP_RATIO"):
         flags["warmup_steps"] = _ratio(ratio)
@@ -113,7 +112,38 @@ def parse_node_form(
         if shell.get("CACHE_DIR")
         else {},
         notices=tuple(notices),
+        run=shell.get("RUN_ID", ""),
     )
+
+
+def _node_rank(shell: Mapping[str, str], nnodes: int) -> int:
+    node_rank = _number("NODE_RANK", shell.get("NODE_RANK") or "0", 0)
+    if node_rank >= nnodes:
+        raise ConfigError(
+            "NODE_RANK",
+            found=node_rank,
+            expected=f"0 to {nnodes - 1}, for {nnodes} nodes",
+            remedy="give each node its own, from 0 on",
+        )
+    return node_rank
+
+
+def _require_one_meaning(shell: Mapping[str, str], home: Path, here: Path) -> None:
+    """ConfigError where two names of one thing are set, and say different things."""
+    for meanings in (_SETTINGS, _PATH_FLAGS):
+        said: dict[str, tuple[str, str]] = {}
+        for name, meaning in meanings.items():
+            if not shell.get(name):
+                continue
+            path = local_path(shell[name], home, here)
+            other, before = said.setdefault(meaning, (name, path))
+            if path != before:
+                raise ConfigError(
+                    f"{other} and {name}",
+                    found=f"{shell[other]} and {shell[name]}",
+                    expected="one of them: they are two names of one thing",
+                    remedy=f"unset {other} or {name}",
+                )
 
 
 def local_path(text: str, home: Path, here: Path) -> str:
@@ -169,7 +199,10 @@ def _ratio(text: str) -> str:
     except ValueError:
         pass
     raise ConfigError(
-        "WARMUP_RATIO", found=text, expected="0 up to, not including, 1", remedy="correct it"
+        "WARMUP_RATIO",
+        found=text,
+        expected="0 up to, not including, 1",
+        remedy="write it as in WARMUP_RATIO=0.03",
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from provision.errors import HostError
 from provision.launch.code import Code
 from provision.launch.collect import Fetch, apply_fetch
-from provision.script import script_argv
+from provision.script import passing_on, script_argv
 from provision.session import Remote, Say
 from provision.steps import Phase, Plan, Put, Run, Step
 from provision.talk import SILENCE_SECONDS, ProcessChannel, Talk
@@ -92,7 +92,8 @@ class Working:
 
     def read_said(self) -> dict[str, Any] | None:
         """The next that it says; None when it ended well. HostError when it did not."""
-        found: dict[str, Any] = self.talk.receive(SILENCE_SECONDS, self._line)
+        on_line = passing_on(self.call.host, self.say)
+        found: dict[str, Any] = self.talk.receive(SILENCE_SECONDS, on_line)
         if "said" in found:
             said: dict[str, Any] = found["said"]
             return said
@@ -100,10 +101,6 @@ class Working:
             raise self._failed(int(found["exit"]), str(found["last"]))
         self.files = found["files"]
         return None
-
-    def _line(self, line: str) -> None:
-        if line.startswith("ZEROFLEET-SAY "):
-            self.say(f"[{self.call.host}] {line.removeprefix('ZEROFLEET-SAY ')}")
 
     def _failed(self, code: int, last: str) -> HostError:
         name = self.call.module.removeprefix("trainer.")

@@ -13,11 +13,12 @@ from typing import Any
 
 from provision.launch.spec import RunHost, RunSpec
 from provision.preflight.gpus import chosen_gpus
+from provision.preflight.nics import interface_environ
 
 #: Where runs are on a host, below HOME.
 RUNS = ".zerofleet/runs"
-#: torchrun gives its ranks this long after SIGTERM, less than the supervisor gives torchrun.
-_HEAD_START = 5.0
+#: torchrun gives its ranks so much longer than the supervisor does, which alone decides.
+_MORE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +131,13 @@ def _argv(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> tuple[s
     # --tee: both streams of every rank, to its files and to torchrun's own output
     logs = ("--log-dir", f"{run_dir}/ranks", "--tee", "3")
     meet = rendezvous(spec, host, node_rank)
+    return (python, "-m", "torch.distributed.run", *meet, *bound(host), *logs, *program)
+
+
+def bound(host: RunHost) -> tuple[str, ...]:
+    """How torchrun is told to bind a host's ranks to CPUs; nothing where it is not to."""
     mode = host.numa.mode if host.numa else None
-    bound = ("--numa-binding", mode) if mode else ()
-    return (python, "-m", "torch.distributed.run", *meet, *bound, *logs, *program)
+    return ("--numa-binding", mode) if mode else ()
 
 
 def deepspeed_argv(spec: RunSpec, node_rank: int) -> tuple[str, ...]:
@@ -157,7 +162,7 @@ def shared_environ(spec: RunSpec, host: RunHost) -> dict[str, str]:
     """
     environ = {"DS_ACCELERATOR": spec.accelerator, "TOKENIZERS_PARALLELISM": "false"}
     if host.socket_interface:
-        environ["GLOO_SOCKET_IFNAME"] = environ["NCCL_SOCKET_IFNAME"] = host.socket_interface
+        environ |= interface_environ(host.socket_interface)
     if host.cores:
         environ["OMP_NUM_THREADS"] = str(max(1, host.cores // host.nproc_per_node))
     if host.devices is not None and spec.accelerator == "cuda":
@@ -167,17 +172,24 @@ def shared_environ(spec: RunSpec, host: RunHost) -> dict[str, str]:
     return {**environ, **spec.environ.plain}
 
 
-def _environ(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> dict[str, str]:
-    shutdown = max(1.0, max(spec.grace, spec.failure_grace) - _HEAD_START)
+def node_environ(spec: RunSpec, host: RunHost, node_rank: int) -> dict[str, str]:
+    """The same, and the names that LLaMA-Factory's launcher reads, for scripts written for it:
+    https://llamafactory.readthedocs.io/en/latest/advanced/distributed.html
+    """
     return {
         **shared_environ(spec, host),
-        # The names that LLaMA-Factory's launcher reads, for scripts written for it:
-        # https://llamafactory.readthedocs.io/en/latest/advanced/distributed.html
         "NODE_RANK": str(node_rank),
         "NNODES": str(len(spec.hosts)),
         "NPROC_PER_NODE": str(host.nproc_per_node),
         "MASTER_ADDR": spec.master_addr,
         "MASTER_PORT": str(spec.master_port),
+    }
+
+
+def _environ(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> dict[str, str]:
+    shutdown = max(spec.limits.grace, spec.limits.failure_grace) + _MORE
+    return {
+        **node_environ(spec, host, node_rank),
         "TORCH_EXTENSIONS_DIR": f"{run_dir}/torch_extensions",
         # An option of torchrun too, but only of recent ones; others ignore the variable.
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{shutdown:.0f}",
@@ -186,6 +198,8 @@ def _environ(spec: RunSpec, host: RunHost, node_rank: int, run_dir: str) -> dict
         "ZEROFLEET_RUN": spec.run,
         "ZEROFLEET_RUN_DIR": run_dir,
         "ZEROFLEET_OUTPUT_DIR": output_folder(spec, host, run_dir),
+        # Our trainers save when a stop is asked for (onhost/pausing.py); a script gets SIGTERM.
+        **({} if spec.script else {"ZEROFLEET_PAUSE_FILE": f"{run_dir}/pause"}),
     }
 
 

@@ -16,6 +16,7 @@ MODES = ("node", "socket", "exclusive", "core-complex")
 CHOICES = ("auto", "none", *MODES)
 #: The first torch whose torchrun has the option.
 SINCE = "2.9"
+AS_ASKED = "as asked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,11 @@ class Binding:
 
     mode: str | None
     why: str
+
+    @property
+    def asked(self) -> str:
+        """The --numa-binding that it came of."""
+        return (self.mode or "none") if self.why == AS_ASKED else "auto"
 
     def __str__(self) -> str:
         return f"{self.mode or 'none'} ({self.why})"
@@ -52,10 +58,10 @@ def choose_binding(wanted: str, facts: HostFacts, accelerator: str, launcher: st
     """
     if wanted not in CHOICES:
         raise ConfigError(
-            "--numa-binding", found=wanted, expected=", ".join(CHOICES), remedy="correct it"
+            "--numa-binding", found=wanted, expected=", ".join(CHOICES), remedy="name one of them"
         )
     if wanted == "none":
-        return Binding(mode=None, why="as asked")
+        return Binding(mode=None, why=AS_ASKED)
     obstacle = _obstacle(facts, accelerator, launcher)
     if wanted != "auto":
         if obstacle:
@@ -65,7 +71,7 @@ def choose_binding(wanted: str, facts: HostFacts, accelerator: str, launcher: st
                 expected="GPUs, torchrun and numactl",
                 remedy="put that right, or leave the flag out",
             )
-        return Binding(mode=wanted, why="as asked")
+        return Binding(mode=wanted, why=AS_ASKED)
     if facts["numa"].unknown:
         return Binding(mode=None, why=f"NUMA nodes unknown: {facts['numa'].unknown}")
     # A node without a CPU is memory alone, a GPU's own for one (GH200): nothing is bound to it.

@@ -63,7 +63,8 @@ def read_own_config(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _error(path, error, "a JSON file", "correct it") from None
+        remedy = "name a file that this user may read, and that holds valid JSON"
+        raise _error(path, error, "a JSON file", remedy) from None
     if not isinstance(found, dict):
         raise _error(path, f"a {type(found).__name__}", "one JSON object", "see zero_configs/")
     _require_known(path, found)

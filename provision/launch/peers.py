@@ -31,11 +31,11 @@ def peers_json(spec: RunSpec, node_rank: int) -> dict[str, object] | None:
             )
         if port > 65535:
             raise ConfigError(
-                "master_port",
+                "--master-port",
                 found=spec.master_port,
                 expected=f"at most {65535 - max(ports) + spec.master_port}: hosts that share an "
                 "address take the ports after it",
-                remedy="choose a lower --master-port",
+                remedy="choose a lower one",
             )
         node = {"node_rank": rank, "host": host.name, "address": host.address, "port": port}
         nodes.append(node)

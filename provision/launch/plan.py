@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from provision.errors import ConfigError
 from provision.launch.byhand import by_hand_json
-from provision.launch.code import Code
+from provision.launch.code import OWN, Code
 from provision.launch.nodes import NodeLaunch, plan_nodes
 from provision.launch.peers import heartbeat_ports, peers_json
-from provision.launch.spec import RunSpec
+from provision.launch.spec import RunHost, RunSpec
 from provision.names import fold
 from provision.steps import Phase, Plan, Put, Run, Step
 
@@ -26,7 +26,8 @@ ScriptArgv = Callable[[str, Sequence[str]], tuple[str, ...]]
 class LaunchPlan:
     """A run, ready to start: what each node runs, and the steps that bring that about.
 
-    ``code`` says which files travel; ``spec`` is what all of this was planned from.
+    ``code`` says which files travel; ``spec`` is what all of this was planned from; ``own_config``
+    is the text of the user's own DeepSpeed configuration, where that is one of those files.
     """
 
     run: str
@@ -34,6 +35,7 @@ class LaunchPlan:
     plan: Plan
     code: str
     spec: RunSpec
+    own_config: str = ""
 
     @property
     def run_dirs(self) -> dict[str, str]:
@@ -53,7 +55,7 @@ class LaunchPlan:
                 " a host is lost after {lost_after:.0f} s of silence; every node is to be heard of "
                 "within {start_within:.0f} s"
             )
-            lines += ["", limits.format(**limits_json(self.spec))]
+            lines += ["", limits.format(**asdict(self.spec.limits))]
         lines += [f"NUMA binding: {text}" for text in self._bindings()]
         lines += ["", "by hand, one command on each host:"]
         for node in self.nodes:
@@ -75,7 +77,7 @@ class LaunchPlan:
             "run": self.run,
             "code": self.code,
             "nodes": nodes,
-            "limits": limits_json(self.spec),
+            "limits": asdict(self.spec.limits),
             "numa_binding": self._bindings(),
             "environment": [str(variable) for variable in self.spec.environ.variables],
             "not_passed": list(self.spec.environ.left_out),
@@ -95,13 +97,14 @@ def _private_json(target: str, value: Mapping[str, object]) -> Put:
     )
 
 
-def limits_json(spec: RunSpec) -> dict[str, float]:
-    """The supervisors' limits, in seconds."""
+def asked_json(spec: RunSpec, host: RunHost) -> dict[str, object]:
+    """What was asked for and can't be told from the commands: a resumed run is made of it, too."""
     return {
-        "grace": spec.grace,
-        "failure_grace": spec.failure_grace,
-        "lost_after": spec.lost_after,
-        "start_within": spec.start_within,
+        "devices": None if host.devices is None else list(host.devices),
+        "numa_binding": host.numa.asked if host.numa else "auto",
+        "master_port": spec.master_port,
+        "environ": spec.environ.plain,
+        "secrets": sorted(spec.environ.secret),
     }
 
 
@@ -115,7 +118,8 @@ def plan_json(spec: RunSpec, node: NodeLaunch) -> dict[str, object]:
         "first_rank": node.first_rank,
         "argv": list(node.argv),
         "environ": dict(node.environ),
-        "limits": limits_json(spec),
+        "limits": asdict(spec.limits),
+        "asked": asked_json(spec, spec.hosts[node.node_rank]),
         "peers": peers_json(spec, node.node_rank) if spec.by_hand is None else by_hand_json(spec),
     }
 
@@ -156,7 +160,7 @@ def _require_code(spec: RunSpec, code: Code) -> None:
             raise ConfigError(
                 "code",
                 found=f"no {target}",
-                expected="it, in this checkout",
+                expected="that file in this checkout",
                 remedy="run from a complete checkout, of a release that has it",
             )
 
@@ -195,4 +199,7 @@ def plan_launch(spec: RunSpec, code: Code, script_argv: ScriptArgv) -> LaunchPla
     files = tuple(step for node in nodes for step in _folder(spec, node, code, script_argv))
     phases = (Phase(name="run folder", steps=files), Phase(name="start", steps=starts))
     plan = Plan(title=f"run {spec.run}", phases=phases)
-    return LaunchPlan(run=spec.run, nodes=nodes, plan=plan, code=str(code), spec=spec)
+    own = code.text(f"zero_configs/{OWN}") if spec.zero_config == OWN else ""
+    return LaunchPlan(
+        run=spec.run, nodes=nodes, plan=plan, code=str(code), spec=spec, own_config=own
+    )

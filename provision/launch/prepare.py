@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from provision.launch.include import Choice
 from provision.launch.nodes import RUNS
 from provision.launch.numa import Binding
 from provision.launch.own_config import read_own_config, require_agreeing
-from provision.launch.recipe import parse_flags, read_recipe
+from provision.launch.recipe import override, parse_flags, read_recipe
 from provision.launch.spec import (
+    Limits,
     RunHost,
     RunSpec,
     Script,
     new_run_id,
-    parse_run_spec,
-    parse_script_spec,
+    parse_run,
+    with_training,
     zero_config_name,
 )
 from provision.preflight.nics import Way
@@ -206,7 +207,17 @@ def make_wanted(
         # Nobody knows what a script asks of a GPU; that it is not bf16 only says: don't judge it.
         flags={"bf16": False}
         if settings.script
-        else {**recipe, **parse_flags(settings.set, "--set")},
+        else override(recipe, parse_flags(settings.set, "--set")),
+    )
+
+
+def make_limits(settings: Settings) -> Limits:
+    """The limits of a run, as its flags have them."""
+    return Limits(
+        grace=float(settings.grace),
+        failure_grace=float(settings.grace_after_failure),
+        lost_after=float(settings.lost_after),
+        start_within=float(settings.start_within),
     )
 
 
@@ -214,46 +225,61 @@ def make_run_spec(
     settings: Settings, wanted: Wanted, hosts: Sequence[RunHost], run: str, program: Program
 ) -> RunSpec:
     """The run; ConfigError for what can't be honoured."""
-    common: dict[str, Any] = {
-        "run": run,
-        "hosts": hosts,
-        "master_addr": wanted.master_addr,
-        "master_port": wanted.master_port,
-        "output": settings.output,
+    base = parse_run(
+        run=run,
+        hosts=hosts,
+        master_addr=wanted.master_addr,
+        master_port=wanted.master_port,
+        output=settings.output,
         # The environment itself rather than ``current``: a later deploy can't change a run.
-        "python": f"~/{env_python(wanted.lock)}",
-        "accelerator": wanted.accelerator,
-        "launcher": settings.launcher,
-        "environ": program.environ,
-        "grace": float(settings.grace),
-        "failure_grace": float(settings.grace_after_failure),
-        "lost_after": float(settings.lost_after),
-        "start_within": float(settings.start_within),
-    }
+        python=f"~/{env_python(wanted.lock)}",
+        accelerator=wanted.accelerator,
+        launcher=settings.launcher,
+        environ=program.environ,
+        limits=make_limits(settings),
+    )
     if settings.deepspeed:
         config = read_own_config(settings.deepspeed)
         require_agreeing(settings.deepspeed, config, wanted.flags, wanted.world_size)
-    return spec_of(
+    return with_program(
+        base,
         program,
-        common,
-        own_config=settings.deepspeed is not None,
         zero=wanted.zero,
         offload=wanted.offload,
         model=wanted.model,
         data=wanted.data,
-        objective=program.objective,
         overrides=settings.set,
+        own_config=settings.deepspeed is not None,
     )
 
 
-def spec_of(program: Program, common: Mapping[str, Any], **ours: Any) -> RunSpec:
-    """The spec of a script's run, from ``common``; or of our trainers', from both.
+def with_program(
+    base: RunSpec,
+    program: Program,
+    *,
+    zero: int,
+    offload: str,
+    model: str,
+    data: str,
+    overrides: Mapping[str, Any],
+    objective: str | None = None,
+    own_config: bool = False,
+) -> RunSpec:
+    """The run, of what ``program`` is: a script, of which nothing else counts, or a trainer.
 
-    ``ours``: parse_run_spec's arguments that a script has none of, but for those that ``program``
-    tells itself.
+    ``objective``: None is the recipe's; all else is with_training's.
     """
     if program.script:
-        return parse_script_spec(script=program.script, **common)
-    recipe = {name: value for name, value in program.recipe.items() if name != "objective"}
-    available = zero_configs(program.code)
-    return parse_run_spec(zero_configs=available, recipe=recipe, **ours, **common)
+        return replace(base, script=program.script)
+    return with_training(
+        base,
+        zero=zero,
+        offload=offload,
+        zero_configs=zero_configs(program.code),
+        model=model,
+        data=data,
+        recipe={name: value for name, value in program.recipe.items() if name != "objective"},
+        overrides=overrides,
+        objective=objective or program.objective,
+        own_config=own_config,
+    )

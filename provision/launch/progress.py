@@ -6,17 +6,20 @@ and is done when ``done`` says so.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from provision.launch.failure import FINISHED, LOST, STOPPED
 from provision.launch.pace import RankPace, parse_pace, slow_words
+from provision.launch.states import State
 
-RUNNING = "running"
 #: Seconds without any event after which a connection counts as dead: four missed heartbeats of
 #: follow.py. sshd and the kernel notice a cut link only after minutes.
 SILENCE = 20.0
+#: The same for a host of a run that has ended because the others heard nothing of one any more: one
+#: missed heartbeat of follow.py, and a busy machine's delay.
+QUIET = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +36,17 @@ class HostWatch:
     """One host of a watched run. ``exit`` is its exit.json, ``reason`` why it is lost.
 
     ``offsets`` is where to go on reading (follow's ``--from-offsets``), ``seen`` the time of the
-    last event, ``told`` whether it was told to stop.
+    last event, ``told`` whether it was told to stop, ``link`` whether it is lost to this controller
+    alone, for all that is known.
     """
 
-    state: str = RUNNING
+    state: State = State.RUNNING
     exit: Mapping[str, Any] | None = None
     reason: str = ""
     offsets: Mapping[str, int] = field(default_factory=dict)
     seen: float = 0.0
     told: bool = False
+    link: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ class Watch:
     @property
     def running(self) -> tuple[str, ...]:
         """Hosts whose node has not ended, as far as known."""
-        return tuple(name for name, host in self.hosts.items() if host.state == RUNNING)
+        return tuple(name for name, host in self.hosts.items() if host.state == State.RUNNING)
 
     @property
     def exits(self) -> dict[str, Mapping[str, Any]]:
@@ -68,11 +73,34 @@ class Watch:
     @property
     def lost(self) -> dict[str, str]:
         """Why, for each host that can't say how its node ended."""
-        return {name: host.reason for name, host in self.hosts.items() if host.state == LOST}
+        return {name: host.reason for name, host in self.hosts.items() if host.state == State.LOST}
 
-    def silent(self, now: float) -> tuple[str, ...]:
-        """Running hosts not heard of for SILENCE seconds: connect to them anew."""
-        return tuple(name for name in self.running if now - self.hosts[name].seen > SILENCE)
+    @property
+    def unreached(self) -> dict[str, str]:
+        """Why, for each host that there is no connection to any more."""
+        return {name: host.reason for name, host in self.hosts.items() if host.link}
+
+    def silent(self, now: float, seconds: float = SILENCE) -> tuple[str, ...]:
+        """Running hosts not heard of for so many seconds: connect to them anew."""
+        return tuple(name for name in self.running if now - self.hosts[name].seen > seconds)
+
+    def gone(self, now: float) -> dict[str, str]:
+        """Why, for each host that is lost by what those say that have ended, and by its silence.
+
+        A connection to a host without power says nothing for half a minute; the run's other hosts
+        know after seconds. One that they only don't hear any more, because the network among them
+        is cut, still says here how it ends, and is waited for.
+        """
+        quiet = self.silent(now, QUIET)
+        witness = next((name for name, ended in self.exits.items() if _misses(ended)), None)
+        why = f"no answer for {QUIET:.0f} s here, and none at {witness}"
+        return {name: why for name in quiet if witness}
+
+
+def _misses(ended: Mapping[str, Any]) -> bool:
+    """Whether a node has ended because a host was not heard any more, or none was."""
+    causes = (ended.get("first_failure"), ended.get("stopped_by"))
+    return any(cause and cause.get("kind") in ("lost", "isolated") for cause in causes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +141,16 @@ def advance(watch: Watch, host: str, event: Mapping[str, Any], now: float) -> Tu
             seen = replace(seen, offsets={**seen.offsets, key: event["offset"]})
     watch = replace(watch, hosts={**watch.hosts, host: seen})
     if "exit" in event or "lost" in event:
-        return _ended(watch, host, event) if seen.state == RUNNING else Turn(watch=watch)
+        return _ended(watch, host, event) if seen.state == State.RUNNING else Turn(watch=watch)
     if "log" in event:
         return Turn(watch=watch, lines=(f"[{host}] {event['log']}",))
     if "metric" in event:
-        return _metric(watch, event["metric"])
+        try:
+            return _metric(watch, event["metric"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            # A script of the user's own may write anything there: it is shown as what it is.
+            line = f"[{host}] metrics.jsonl: {json.dumps(event['metric'])[:200]}"
+            return Turn(watch=watch, lines=(line,))
     if event.get("pace"):
         watch = replace(watch, pace={**watch.pace, **parse_pace(host, event["pace"])})
     return Turn(watch=watch)
@@ -129,19 +162,23 @@ def _ended(watch: Watch, host: str, event: Mapping[str, Any]) -> Turn:
     But for one that only this controller can't reach any more: its run may go on.
     """
     ended = event.get("exit")
-    state = ended["state"] if ended else LOST
+    state = State.parse(ended["state"]) if ended else State.LOST
     reason = "" if ended else str(event["lost"])
-    now = replace(watch.hosts[host], state=state, exit=ended, reason=reason)
+    link = bool(event.get("link"))
+    now = replace(watch.hosts[host], state=state, exit=ended, reason=reason, link=link)
     watch = replace(watch, hosts={**watch.hosts, host: now})
-    if state == FINISHED:
+    if state == State.FINISHED:
         return Turn(watch=watch, lines=(f"[{host}] finished",))
-    if ended and ended["first_failure"]:
-        reason = ended["first_failure"]["reason"]
+    if ended and (first := ended["first_failure"]):
+        about = first.get("host") or host  # one that fell silent is named by those that live
+        reason = first["reason"] if about == host else f"{about}: {first['reason']}"
     line = f"[{host}] {state}{': ' + reason if reason else ''}"
-    if event.get("link"):
+    if link:
         return Turn(watch=watch, lines=(line,))
-    rest = stop_all(watch, f"{host} {'was stopped' if state == STOPPED else state}")
-    return replace(rest, lines=(line, *rest.lines))
+    rest = stop_all(watch, f"{host} {'was stopped' if state == State.STOPPED else state}")
+    # One whose supervisor was killed, torchrun with it, may have ranks that nobody else ends.
+    own = (host,) if state == State.LOST else ()
+    return replace(rest, lines=(line, *rest.lines), stop=(*rest.stop, *own))
 
 
 def _metric(watch: Watch, metric: Mapping[str, Any]) -> Turn:

@@ -46,6 +46,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in recipe.items()}
 
 
+def override(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's flags, and over them those given with ``--set``. Pure.
+
+    Epochs that were asked for are not cut by the recipe's number of steps, which the trainer would
+    take in place of them.
+    """
+    steps = {"max_steps"} if "num_train_epochs" in given else set()
+    return {**{name: value for name, value in recipe.items() if name not in steps}, **given}
+
+
 def parse_flags(flags: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Trainer flags from a recipe or ``--set``, with underscores; ConfigError for what is none."""
     parsed = {}
@@ -63,7 +73,7 @@ def parse_flags(flags: Mapping[str, Any], source: str) -> dict[str, Any]:
                 f"{source}: {key!r}",
                 found="no flag's name",
                 expected="letters, digits and _",
-                remedy="correct it; the trainer's flags are in trainer/args.py",
+                remedy="write the flag's name as trainer/args.py has it",
             )
         values = value if isinstance(value, list) else [value]
         if any(isinstance(each, dict | list) for each in values) or value == []:
@@ -78,7 +88,7 @@ def parse_flags(flags: Mapping[str, Any], source: str) -> dict[str, Any]:
                 f"{source}: {key}",
                 found=ascii(value),
                 expected="no NUL character",
-                remedy="a command's argument can't hold one: correct it",
+                remedy="take it out: a command's argument can't hold one",
             )
         parsed[name] = value
     return parsed

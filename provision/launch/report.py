@@ -7,19 +7,16 @@ escaped.
 from __future__ import annotations
 
 import html
-import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from provision.errors import ConfigError
-from provision.launch.failure import RunOutcome, parse_outcome
 from provision.launch.plot import Point, bar_chart, line_chart, lines_chart
+from provision.launch.record import RunRecord, read_record
 
-#: The report's name in a run's folder, and that of what train kept for it.
-REPORT, KEPT = "report.html", "report.json"
+#: The report's name in a run's folder.
+REPORT = "report.html"
 _GB = 1e9
 #: What of each rank's pace is drawn: key, title, what it is divided by, unit.
 _RANK_CHARTS = (
@@ -48,102 +45,6 @@ pre{background:var(--box);padding:.7rem;border-radius:6px;overflow-x:auto;font-s
 white-space:pre-wrap;overflow-wrap:anywhere}
 .failure{border-left:4px solid var(--bad);padding-left:1rem}
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """What a run left: by host its plan and exit; node 0's metrics; by rank its pace file
-    (trainer/pace.py); what train kept (facts…).
-    """
-
-    run: str
-    plans: Mapping[str, Mapping[str, Any]]
-    outcome: RunOutcome | None
-    metrics: Sequence[Mapping[str, Any]] = ()
-    paces: Mapping[int, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    kept: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def read_record(folder: Path) -> RunRecord:
-    """What lies in a run's folder; ConfigError if it is none."""
-    hosts = sorted((folder / "hosts").glob("*/")) if folder.is_dir() else []
-    plans = {host.name: plan for host in hosts if (plan := _json(host / "plan.json"))}
-    if not plans:
-        raise ConfigError(
-            f"run folder {folder}",
-            found="no hosts/*/plan.json in it" if folder.is_dir() else "nothing there",
-            expected="what train or invoke collect brought of a run",
-            remedy=f"invoke collect {folder.name}, or name another run or --runs FOLDER",
-        )
-    names = sorted(plans, key=lambda name: plans[name]["node_rank"])
-    exits = {name: e for name in names if (e := _json(folder / "hosts" / name / "exit.json"))}
-    kept = _json(folder / KEPT) or {}
-    lost = dict(kept.get("lost") or {})
-    lost |= {name: "no exit.json was brought" for name in names if name not in {**exits, **lost}}
-    run = str(plans[names[0]]["run"])
-    return RunRecord(
-        run=run,
-        plans={name: plans[name] for name in names},
-        outcome=parse_outcome(
-            run, exits, lost=lost, clock_offsets=kept.get("clock_offsets"),
-            stopping=bool(kept.get("interrupted")),
-        ),
-        metrics=read_metrics(folder / "hosts" / names[0] / "metrics.jsonl"),
-        paces=read_paces(folder / "hosts"),
-        kept=kept,
-    )  # fmt: skip
-
-
-def read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The events of a metrics.jsonl, none without one; half a line is left out."""
-    events = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-    return tuple(events)
-
-
-def read_paces(hosts: Path) -> dict[int, tuple[Mapping[str, Any], ...]]:
-    """Each rank's pace file, by rank."""
-    found = {}
-    for path in hosts.glob("*/pace/rank*.jsonl"):
-        if (number := path.stem.removeprefix("rank")).isdigit():
-            found[int(number)] = read_metrics(path)
-    return dict(sorted(found.items()))
-
-
-def apply_kept(folder: Path, kept: Mapping[str, Any]) -> None:
-    """Keep what no host knows beside what was collected: facts, lost hosts, clocks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / KEPT).write_text(json.dumps(kept, indent=1), encoding="utf-8")
-
-
-def read_run_folder(runs: Path, run: str) -> Path:
-    """The folder of a run by its id, by as much of it as names one, or ``last``."""
-    folders = sorted(path for path in runs.glob("*/") if (path / "hosts").is_dir())
-    found = [path for path in folders if path.name == run] or (
-        folders[-1:] if run == "last" else [p for p in folders if p.name.startswith(run)]
-    )
-    if len(found) == 1:
-        return found[0]
-    raise ConfigError(
-        f"run {run}",
-        found=", ".join(path.name for path in found[:5]) or f"none such in {runs}",
-        expected="one run that was collected here",
-        remedy="write more of its id" if found else f"invoke collect {run}, or name --runs FOLDER",
-    )
 
 
 def apply_report(folder: Path) -> Path:
@@ -265,7 +166,9 @@ def render_report(record: RunRecord) -> str:
 def _summary(record: RunRecord) -> str:
     """What was run, how long, and what it came to, on one line."""
     plans, outcome = record.plans.values(), record.outcome
-    parts = [f"{len(plans)} hosts, {sum(int(p['nproc_per_node']) for p in plans)} ranks"]
+    nnodes = max(int(plan.get("nnodes") or 1) for plan in plans)
+    hosts = f"{len(plans)} of {nnodes} hosts" if nnodes > len(plans) else f"{len(plans)} hosts"
+    parts = [f"{hosts}, {sum(int(p['nproc_per_node']) for p in plans)} ranks"]
     begin = next((m for m in record.metrics if m.get("event") == "begin"), None)
     if begin:
         zero = begin.get("zero_stage")

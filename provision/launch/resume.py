@@ -1,87 +1,61 @@
-"""Start a run again from a checkpoint: which one is whole on all hosts, and what the run was.
+"""Start a run again as it was: what it was, by the word of its hosts, as settings of a new one.
 
-No file system is shared: each host holds its own ranks' part of a checkpoint. One that is torn on
-any host can't be gone on from anywhere, so it is passed over, and said.
+Which checkpoint it goes on from: checkpoints.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from provision.errors import ConfigError, HostError, ProvisionError
-from provision.fleet import Fleet
+from provision.errors import ConfigError
+from provision.launch.checkpoints import FROM, require_step, step_lines
+from provision.launch.code import OWN, read_trainer_code
+from provision.launch.environment import RunEnviron, Variable, parse_given, read_run_environ
+from provision.launch.prepare import Program
 from provision.launch.recipe import OWNED
 from provision.launch.runs import KnownRun
 from provision.launch.spec import OFFLOADS
 from provision.settings import Settings
 
-#: The trainer's flag that names a checkpoint, and the one that is none of a new run's.
-_FROM = "resume_from_checkpoint"
+_OLD = "its plan is an older release's: what --env and --numa-binding gave it is not known"
+#: Settings → the limits that they are in a run's plan.
+_LIMITS = {
+    "grace": "grace",
+    "grace_after_failure": "failure_grace",
+    "lost_after": "lost_after",
+    "start_within": "start_within",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """A run to be started again. ``step`` is None when it has no checkpoint and begins anew.
+    """A run to be started again. ``step`` is None when it has made no checkpoint: it then begins
+    where it began before.
 
     ``torn``: why checkpoints that are newer were passed over, by step. ``settings`` and ``recipe``
-    are the new run's.
+    are the new run's; ``environ`` is what the user gave its ranks, ``secrets`` the names of what
+    was given beside that, and is kept nowhere.
     """
 
+    run: str
     step: int | None
     torn: Mapping[int, str]
     settings: Settings
     recipe: Mapping[str, Any]
+    environ: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def lines(self) -> tuple[str, ...]:
         """What a person should know before it starts."""
-        return step_lines(self.step, self.torn)
-
-
-def step_lines(step: int | None, torn: Mapping[int, str]) -> tuple[str, ...]:
-    """Which checkpoint a run goes on from, and which ones were passed over. Pure."""
-    passed = [f"checkpoint-{newer} passed over: {why}" for newer, why in torn.items()]
-    begin = "no checkpoint was made: beginning anew"
-    return (*passed, begin if step is None else f"going on from step {step}")
-
-
-def choose_checkpoint(
-    answers: Mapping[str, Mapping[str, Any]], ranks: Mapping[str, Sequence[int]]
-) -> tuple[int | None, dict[int, str]]:
-    """(the newest step that every host can go on from, why newer ones can't). Pure.
-
-    ``answers``: what onhost/checkpoints.py says of each host; ``ranks``: those that each is to run.
-    """
-    steps = {int(s) for a in answers.values() for s in (*a["checkpoints"], *a["torn"])}
-    torn: dict[int, str] = {}
-    for step in sorted(steps, reverse=True):
-        why = _why_not(str(step), answers, ranks)
-        if not why:
-            return step, torn
-        torn[step] = why
-    return None, torn
-
-
-def _why_not(
-    step: str, answers: Mapping[str, Mapping[str, Any]], ranks: Mapping[str, Sequence[int]]
-) -> str:
-    """Why a checkpoint can't be gone on from; empty if it can."""
-    total = sum(len(own) for own in ranks.values())
-    saves: dict[str, str] = {}
-    for host, own in ranks.items():
-        found = answers[host]["checkpoints"].get(step)
-        if found is None:
-            return f"{host}: {answers[host]['torn'].get(step, 'it is not there')}"
-        if found["world_size"] != total:
-            return f"{host}: saved by {found['world_size']} ranks, and these are {total}"
-        missing = sorted(set(own) - set(found["ranks"]))
-        if missing:
-            return f"{host}: it has no part of rank {', '.join(map(str, missing))}"
-        saves.setdefault(str(found["save"]), host)
-    if len(saves) > 1:
-        return f"{' and '.join(saves.values())} hold different saves of it"
-    return ""
+        before = self.recipe.get(FROM) if self.step is None else None
+        if before:
+            return (*self.notes, f"no checkpoint was made: going on from {before}, as it did")
+        return (*self.notes, *step_lines(self.step, self.torn))
 
 
 def parse_trainer_argv(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -111,17 +85,24 @@ def parse_trainer_argv(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     return argv[ours[-1] + 1].removeprefix("trainer."), found
 
 
-def _zero(config: str) -> tuple[int, str]:
-    """(stage, offload) by the name of the DeepSpeed configuration that a run had."""
+def own_config(run: KnownRun) -> str | None:
+    """Where on node 0 the DeepSpeed configuration lies that a user gave the run; None without."""
+    argv = run.nodes[run.node0 or ""]["argv"]
+    config = argv[argv.index("--deepspeed") + 1] if "--deepspeed" in argv[:-1] else ""
+    return config if config.rpartition("/")[2] == OWN else None
+
+
+def _zero(config: str) -> dict[str, Any]:
+    """Stage and offload by the name of one of our DeepSpeed configurations."""
     for stage, offloads in OFFLOADS.items():
         for offload, ending in offloads.items():
             if config.rpartition("/")[2] == f"zero{stage}{ending}.json":
-                return stage, offload
+                return {"zero": stage, "offload": offload, "deepspeed": None}
     raise ConfigError(
         "resume",
-        found="a run with a DeepSpeed configuration of its own",
-        expected="one of zero_configs/",
-        remedy=f"train again with that file: --deepspeed FILE --set {_FROM}=FOLDER",
+        found=f"a run with {config.rpartition('/')[2]}, a DeepSpeed configuration unknown here",
+        expected="one of zero_configs/, or one that was given with --deepspeed",
+        remedy=f"train again with that file: --deepspeed FILE --set {FROM}=FOLDER",
     )
 
 
@@ -133,103 +114,115 @@ def _from_home(value: Any, home: str) -> Any:
     return ",".join(f"~/{p[len(home) + 1 :]}" if p.startswith(f"{home}/") else p for p in parts)
 
 
-def require_step(
-    run: KnownRun, answers: Mapping[str, Mapping[str, Any]]
-) -> tuple[int | None, dict[int, str]]:
-    """choose_checkpoint's answer for a run that has ended. Pure.
-
-    Raises ConfigError if it still runs; HostError if it made checkpoints, and none of them is
-    whole: beginning anew would not be what was asked for.
-    """
-    if run.running or not run.node0 or run.unheard:
-        raise ConfigError(
-            f"resume {run.run}",
-            found=f"it runs on {', '.join(run.running)}"
-            if run.running
-            else f"{run.unheard or 'some'} of its {run.nnodes} hosts did not tell of it",
-            expected="a run that has ended, all of its hosts in the hosts file and up",
-            remedy="stop it first" if run.running else "bring the hosts back, then resume",
-        )
-    ranks = {
-        host: range(one["first_rank"], one["first_rank"] + one["nproc_per_node"])
-        for host, one in run.nodes.items()
-    }
-    step, torn = choose_checkpoint(answers, ranks)
-    if step is None and torn:
-        newest, why = next(iter(torn.items()))
-        raise HostError(
-            f"resume {run.run}",
-            found=f"no checkpoint that is whole on all hosts; of step {newest}, {why}",
-            expected="one",
-            remedy="bring back the host that held its part, or train anew",
-        )
-    return step, torn
-
-
 def plan_resume(
-    run: KnownRun, answers: Mapping[str, Mapping[str, Any]], settings: Settings
+    run: KnownRun,
+    answers: Mapping[str, Mapping[str, Any]],
+    settings: Settings,
+    own: Path | None = None,
 ) -> Resume:
     """The run again as it was, with its own flags, from its newest whole checkpoint.
 
-    Raises as require_step; ConfigError, too, if it was not one of our trainers'.
+    What was named for this very command (``settings.given``) goes over what the run had.
+    ``own``: a copy here of own_config(run), where there is one. Raises as require_step;
+    ConfigError, too, if it was not one of our trainers'.
     """
     step, torn = require_step(run, answers)
     node = run.nodes[run.node0 or ""]
     objective, flags = parse_trainer_argv(node["argv"])
     home = str(node["run_dir"]).partition("/.zerofleet/")[0]
     flags = {name: _from_home(value, home) for name, value in flags.items()}
-    return _resume(run, settings, step, torn, objective, flags, home)
-
-
-def _resume(
-    run: KnownRun,
-    settings: Settings,
-    step: int | None,
-    torn: Mapping[int, str],
-    objective: str,
-    flags: Mapping[str, Any],
-    home: str,
-) -> Resume:
-    stage, offload = _zero(str(flags["deepspeed"]))
     output = str(flags["output_dir"])
-    recipe = {key: value for key, value in flags.items() if key not in (*OWNED, _FROM)}
+    recipe = {key: value for key, value in flags.items() if key not in OWNED}
     if step is not None:
-        recipe[_FROM] = f"{output}/checkpoint-{step}"
+        recipe[FROM] = f"{output}/checkpoint-{step}"
     # A folder that the user named goes on being used; the run's own stays that run's.
-    own = output == _from_home(f"{run.run_dirs[run.node0 or '']}/output", home)
+    is_own = output == _from_home(f"{run.run_dirs[run.node0 or '']}/output", home)
     again = replace(
         settings,
         model=str(flags["model_name_or_path"]),
         data=str(flags["train_file_dir"]),
-        output=None if own else output,
-        zero=stage,
+        output=None if is_own else output,
         zero_auto=False,
-        offload=offload,
         set={},
         script=None,
+        **({"deepspeed": own} if own else _zero(str(flags["deepspeed"]))),
         **_same_hosts(run, settings),
+        **_same_way(run, settings),
     )
-    return Resume(step=step, torn=torn, settings=again, recipe={**recipe, "objective": objective})
+    asked = node.get("asked") or {}
+    return Resume(
+        run=run.run,
+        step=step,
+        torn=torn,
+        settings=again,
+        recipe={**recipe, "objective": objective},
+        environ=asked.get("environ") or {},
+        secrets=tuple(asked.get("secrets") or ()),
+        notes=() if asked else (_OLD,),
+    )
 
 
 def _same_hosts(run: KnownRun, settings: Settings) -> dict[str, Any]:
-    """The run's own hosts, of those in the hosts file, with as many ranks each; or what was named
-    for this command.
+    """The run's own hosts, of those in the hosts file, with as many ranks each on the same GPUs;
+    or what was named for this command.
     """
     if "include" in settings.given or "exclude" in settings.given:
         return {}
-    ranks = {node["nproc_per_node"] for node in run.nodes.values()}
     names = sorted(run.nodes, key=lambda host: int(run.nodes[host]["node_rank"]))
-    nproc = ranks.pop() if len(ranks) == 1 else settings.nproc
-    return {"include": "@".join(names), "nproc": nproc}
+    ranks = {host: int(run.nodes[host]["nproc_per_node"]) for host in names}
+    devices = {host: (run.nodes[host].get("asked") or {}).get("devices") for host in names}
+    if len(set(ranks.values())) == 1 and not any(devices.values()):
+        return {"include": "@".join(names), "exclude": None, "nproc": ranks[names[0]]}
+    slots = {host: devices[host] or range(ranks[host]) for host in names}
+    words = (f"{host}:{','.join(map(str, slots[host]))}" for host in names)
+    return {"include": "@".join(words), "exclude": None, "nproc": None}
 
 
-def gather_checkpoints(fleet: Fleet, run: KnownRun) -> dict[str, Mapping[str, Any]]:
-    """What checkpoints of a run each of its hosts holds; raises a host's error."""
-    args: dict[str, Sequence[str]] = {h: ["list", output] for h, output in run.outputs.items()}
-    found: dict[str, Mapping[str, Any]] = {}
-    for host, answer in fleet.ask("checkpoints", args).items():
-        if isinstance(answer, ProvisionError):
-            raise answer
-        found[host] = answer
-    return found
+def _same_way(run: KnownRun, settings: Settings) -> dict[str, Any]:
+    """How its ranks were started and how long was waited for what, but for what was named now."""
+    node = run.nodes[run.node0 or ""]
+    asked, limits = node.get("asked") or {}, node.get("limits") or {}
+    had: dict[str, Any] = {
+        "launcher": run.launcher,
+        "numa_binding": asked.get("numa_binding", settings.numa_binding),
+        "master_port": asked.get("master_port", settings.master_port),
+        **{name: int(limits[key]) for name, key in _LIMITS.items() if key in limits},
+    }
+    return {name: value for name, value in had.items() if name not in settings.given}
+
+
+def environ_again(resume: Resume, here: RunEnviron, given: Collection[str]) -> RunEnviron:
+    """What the ranks get: what they had, and its secrets from ``here``; ``given``, names that were
+    asked for now, go over both.
+
+    ``here``: what a new run that is started in this shell would get. Raises ConfigError for a
+    secret that is not there.
+    """
+    found = {
+        name: Variable(name=name, value=value, origin=f"as in {resume.run}")
+        for name, value in resume.environ.items()
+    }
+    ours = {variable.name: variable for variable in here.variables}
+    if missing := [name for name in resume.secrets if name not in ours]:
+        raise ConfigError(
+            f"environment of {resume.run}",
+            found=f"no {', '.join(missing)} in this shell",
+            expected="the secrets that the run had: they are kept nowhere",
+            remedy=f"export {' '.join(missing)}, then resume",
+        )
+    found |= {name: ours[name] for name in (*resume.secrets, *given)}
+    return RunEnviron(variables=tuple(found[name] for name in sorted(found)))
+
+
+def read_program_again(resume: Resume, checkout: Path) -> Program:
+    """What is to run: the trainers of this checkout, with the run's own flags and environment."""
+    s = resume.settings
+    given = parse_given(s.env)
+    kept = {name: None if value is None else str(value) for name, value in s.env_set.items()}
+    named = {name: None for name in resume.secrets if name in os.environ}
+    here = read_run_environ({**kept, **named, **given}, Path.cwd())
+    return Program(
+        code=read_trainer_code(checkout, s.deepspeed),
+        environ=environ_again(resume, here, tuple(given)),
+        recipe=resume.recipe,
+    )

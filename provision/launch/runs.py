@@ -6,21 +6,19 @@ Nothing here is remembered by a controller: any controller with access to the ho
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from provision.errors import ConfigError, ProvisionError
 from provision.fleet import Fleet
-from provision.launch.failure import FINISHED, LOST, STOPPED, RunOutcome, parse_outcome
+from provision.launch.failure import RunOutcome, parse_outcome
 from provision.launch.pace import RankPace, parse_pace, slow_words
-from provision.launch.progress import RUNNING, clock, short
+from provision.launch.progress import clock, short
+from provision.launch.spec import LAUNCHERS
+from provision.launch.states import State
 from provision.session import Remote
 
-#: A node whose plan is there and whose supervisor was never started.
-NEVER_STARTED = "never started"
-#: Ended by what hosts say, but not every host could be asked.
-UNKNOWN = "unknown"
 LAST = "last"
 COLUMNS = ("run", "state", "started", "by", "what", "ranks", "step", "loss", "hosts")
 
@@ -71,6 +69,12 @@ class KnownRun:
         return next((h for h, node in self.nodes.items() if node["node_rank"] == 0), None)
 
     @property
+    def launcher(self) -> str:
+        """What started the ranks of each node."""
+        by_deepspeed = "deepspeed.launcher.launch" in self._first.get("argv", ())
+        return LAUNCHERS[1] if by_deepspeed else LAUNCHERS[0]
+
+    @property
     def progress(self) -> Mapping[str, Any]:
         """Steps, loss and rates, as rank 0's host has them."""
         found: Mapping[str, Any] = self.nodes[self.node0]["progress"] if self.node0 else {}
@@ -91,20 +95,27 @@ class KnownRun:
     @property
     def running(self) -> tuple[str, ...]:
         """Hosts whose node has not ended."""
-        return tuple(host for host, node in self.nodes.items() if node["state"] == RUNNING)
+        return tuple(host for host, node in self.nodes.items() if node["state"] == State.RUNNING)
 
     @property
-    def state(self) -> str:
+    def state(self) -> State:
         """One word for all hosts; the worst that is known. A host that did not tell is unknown."""
         if ended := self.ended:
-            return UNKNOWN if self.unheard and ended.state in (STOPPED, FINISHED) else ended.state
+            well = ended.state in (State.STOPPED, State.FINISHED)
+            return State.UNKNOWN if self.unheard and well else ended.state
         states = {str(node["state"]) for node in self.nodes.values()}
-        return next((state for state in (RUNNING, NEVER_STARTED) if state in states), UNKNOWN)
+        known = (State.RUNNING, State.NEVER_STARTED)
+        return next((state for state in known if state in states), State.UNKNOWN)
 
     @property
     def stopping(self) -> bool:
         """Whether somebody asked for its stop."""
         return any(node["stopping"] for node in self.nodes.values())
+
+    @property
+    def saving(self) -> bool:
+        """Whether its stop waits for a checkpoint."""
+        return any(node.get("saving") for node in self.nodes.values())
 
     @property
     def stop_came_first(self) -> bool:
@@ -245,16 +256,18 @@ def choose_run(runs: Sequence[KnownRun], wanted: str) -> KnownRun:
     )
 
 
-def gather_runs(fleet: Fleet) -> tuple[tuple[KnownRun, ...], dict[str, ProvisionError]]:
+def gather_runs(
+    fleet: Fleet, timeout: float | None = None
+) -> tuple[tuple[KnownRun, ...], dict[str, ProvisionError]]:
     """The runs on the hosts, oldest first; and the errors of hosts that could not be asked.
 
     Clocks are corrected by what the answers themselves say, to whole seconds: what is less is the
-    time that an answer was on its way.
+    time that an answer was on its way. ``timeout``: the seconds that a host has for its answer.
     """
 
     def call(remote: Remote) -> tuple[dict[str, Any], float]:
         asked = time.time()
-        answer: dict[str, Any] = remote.ask("runs", ["list"])
+        answer: dict[str, Any] = remote.ask("runs", ["list"], timeout=timeout)
         return answer, float(round(answer["now"] - (asked + time.time()) / 2))
 
     found = fleet.fan_out(call)
@@ -264,16 +277,21 @@ def gather_runs(fleet: Fleet) -> tuple[tuple[KnownRun, ...], dict[str, Provision
     return make_runs({host: answer for host, (answer, _) in answers.items()}, offsets), errors
 
 
-def gather_run(fleet: Fleet, run: KnownRun) -> KnownRun:
+def gather_run(fleet: Fleet, run: KnownRun, unreached: Collection[str] = ()) -> KnownRun:
     """The same run, looked at again, with its ranks' processes.
 
-    A host that can't be asked any more stays as it was, but says so as ``lost``.
+    A host that can't be asked any more stays as it was, but says so as ``lost``; one that is
+    ``unreached`` is not asked.
     """
-    args: dict[str, Sequence[str]] = {host: ["show", run.run] for host in run.nodes}
+    args: dict[str, Sequence[str]] = {h: ["show", run.run] for h in run.nodes if h not in unreached}
     nodes = dict(run.nodes)
-    for host, answer in fleet.ask("runs", args).items():
+    for host, answer in (fleet.ask("runs", args) if args else {}).items():
         if isinstance(answer, ProvisionError):
-            nodes[host] = {**nodes[host], "state": LOST, "why": f"not reached: {answer.found}"}
+            nodes[host] = {
+                **nodes[host],
+                "state": State.LOST,
+                "why": f"not reached: {answer.found}",
+            }
             continue
         found: Any = answer["runs"]
         if found:

@@ -17,7 +17,7 @@ from provision.errors import ConfigError
 from provision.launch.code import OWN
 from provision.launch.environment import RunEnviron
 from provision.launch.numa import Binding
-from provision.launch.recipe import parse_flags
+from provision.launch.recipe import override, parse_flags
 
 STAGES = (1, 2, 3)
 #: What starts a node's ranks, the default first.
@@ -73,6 +73,21 @@ class Script:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the supervisors of a run go by, in seconds; plan.json has these names.
+
+    ``grace``: between a graceful stop and SIGKILL, ``failure_grace``: the same after a failure.
+    ``lost_after``: of silence, after which a host is lost; ``start_within``: in which every node
+    must have been heard of.
+    """
+
+    grace: float = GRACE
+    failure_grace: float = 3.0
+    lost_after: float = 5.0
+    start_within: float = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """A run that can be planned.
 
@@ -80,10 +95,7 @@ class RunSpec:
     own folder. ``accelerator`` is DeepSpeed's name of it, as in the wheel's manifest. ``flags`` are
     the trainer's: the recipe's, with ``--set`` over them. With ``script`` that is what runs, and
     what says what a trainer trains (``objective`` to ``data``, ``flags``) is empty. ``launcher`` is
-    what starts the ranks of a node. ``grace``: seconds between a graceful stop and SIGKILL,
-    ``failure_grace``: those after a failure.
-    ``lost_after``: seconds of silence after which a host is lost; ``start_within``: those in which
-    every node must have been heard of.
+    what starts the ranks of a node.
     ``by_hand``: the node_rank of the one node that a person starts, standing on it; of the other
     nodes nothing is known there, so none of them is watched from it.
     """
@@ -104,10 +116,7 @@ class RunSpec:
     launcher: str = LAUNCHERS[0]
     environ: RunEnviron = field(default_factory=RunEnviron)
     offline: bool = False
-    grace: float = GRACE
-    failure_grace: float = 3.0
-    lost_after: float = 5.0
-    start_within: float = 120.0
+    limits: Limits = Limits()
     by_hand: int | None = None
     secret: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
 
@@ -125,10 +134,10 @@ def zero_config_name(stage: int, offload: str, available: Collection[str]) -> st
     """
     if stage not in STAGES:
         raise ConfigError(
-            "zero stage",
+            "--zero",
             found=stage,
             expected="1, 2 or 3",
-            remedy="choose one with --zero; 3 splits the most",
+            remedy="choose one of them; 3 splits the most",
         )
     names = {o: f"zero{stage}{ending}.json" for o, ending in OFFLOADS[stage].items()}
     usable = [o for o, name in names.items() if name in available]
@@ -173,17 +182,17 @@ def _parse_master(addr: str, port: int, hosts: Sequence[RunHost]) -> None:
     machines = {host.boot_id or host.name for host in hosts}
     if len(machines) > 1 and _LOOPBACK.match(addr):
         raise ConfigError(
-            "master_addr",
+            "--master-addr",
             found=addr,
             expected=f"an address of {hosts[0].name} that every host reaches",
-            remedy="correct --master-addr: on each host this one is the host itself",
+            remedy="name that address: on each host, the one given is the host itself",
         )
     if not addr or not 1 <= port <= 65535:
         raise ConfigError(
-            "master_addr and master_port",
+            "--master-addr and --master-port",
             found=f"{addr!r}, {port}",
             expected="an address, and a port from 1 to 65535",
-            remedy="correct --master-addr and --master-port",
+            remedy="give an address that every host reaches, and a port that is free there",
         )
 
 
@@ -199,50 +208,7 @@ def _parse_path(flag: str, value: str | None) -> None:
         )
 
 
-def parse_run_spec(
-    *,
-    zero: int,
-    offload: str,
-    zero_configs: Collection[str],
-    model: str,
-    data: str,
-    recipe: Mapping[str, Any],
-    overrides: Mapping[str, Any],
-    objective: str = "sft",
-    own_config: bool = False,
-    **common: Any,
-) -> RunSpec:
-    """The RunSpec of one of our trainers, from settings, recipe and facts.
-
-    ``zero_configs``: file names in zero_configs/; ``own_config``: the user's own is there, and
-    meant; ``overrides``: ``--set``; ``common``: what
-    parse_common takes. Raises ConfigError for the first thing that can't be honoured.
-    """
-    spec = parse_common(**common)
-    _parse_path("data", data)
-    if not _ON_HOST.match(model) and not _HUB_ID.fullmatch(model):
-        raise ConfigError(
-            "--model",
-            found=model or "nothing",
-            expected="a path on the hosts from / or ~/, or a hub id",
-            remedy="name it in full",
-        )
-    return replace(
-        spec,
-        objective=objective,
-        zero_config=OWN if own_config else zero_config_name(zero, offload, zero_configs),
-        model=model,
-        data=data,
-        flags={**parse_flags(recipe, "recipe"), **parse_flags(overrides, "--set")},
-    )
-
-
-def parse_script_spec(*, script: Script, **common: Any) -> RunSpec:
-    """The RunSpec of a user's own script; ``common`` is what parse_common takes."""
-    return replace(parse_common(**common), script=script)
-
-
-def parse_common(
+def parse_run(
     *,
     run: str,
     hosts: Sequence[RunHost],
@@ -254,24 +220,27 @@ def parse_common(
     launcher: str = LAUNCHERS[0],
     environ: RunEnviron | None = None,
     offline: bool = False,
-    grace: float = GRACE,
-    failure_grace: float = RunSpec.failure_grace,
-    lost_after: float = RunSpec.lost_after,
-    start_within: float = RunSpec.start_within,
+    limits: Limits = RunSpec.limits,
     by_hand: int | None = None,
 ) -> RunSpec:
-    """A RunSpec without what it runs. Raises ConfigError for what can't be honoured."""
+    """A run, but for what it runs (with_training, or a script).
+
+    Raises ConfigError for the first thing that can't be honoured.
+    """
     if not re.fullmatch(r"\w[\w.-]*", run):
         raise ConfigError(
-            "run id", found=repr(run), expected="letters, digits, . _ -", remedy="correct it"
+            "run id",
+            found=repr(run),
+            expected="letters, digits, . _ -",
+            remedy="take other characters out of it",
         )
     if not accelerator:  # DeepSpeed refuses an empty DS_ACCELERATOR too
         raise ConfigError(
-            "accelerator", found="none", expected="cuda or cpu", remedy="use a wheel's manifest"
+            "--accelerator", found="none", expected="cuda or cpu", remedy="name one of them"
         )
     if launcher not in LAUNCHERS:
         raise ConfigError(
-            "--launcher", found=launcher, expected=" or ".join(LAUNCHERS), remedy="correct it"
+            "--launcher", found=launcher, expected=" or ".join(LAUNCHERS), remedy="name one of them"
         )
     _parse_master(master_addr, master_port, hosts)
     _parse_path("output", output)
@@ -287,9 +256,42 @@ def parse_common(
         launcher=launcher,
         environ=environ or RunEnviron(),
         offline=offline,
-        grace=grace,
-        failure_grace=failure_grace,
-        lost_after=lost_after,
-        start_within=start_within,
+        limits=limits,
         by_hand=by_hand,
+    )
+
+
+def with_training(
+    spec: RunSpec,
+    *,
+    zero: int,
+    offload: str,
+    zero_configs: Collection[str],
+    model: str,
+    data: str,
+    recipe: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    objective: str = "sft",
+    own_config: bool = False,
+) -> RunSpec:
+    """The run, of one of our trainers.
+
+    ``zero_configs``: file names in zero_configs/; ``own_config``: the user's own is there, and
+    meant; ``overrides``: ``--set``. Raises ConfigError for the first thing that can't be honoured.
+    """
+    _parse_path("data", data)
+    if not _ON_HOST.match(model) and not _HUB_ID.fullmatch(model):
+        raise ConfigError(
+            "--model",
+            found=model or "nothing",
+            expected="a path on the hosts from / or ~/, or a hub id",
+            remedy="name it in full",
+        )
+    return replace(
+        spec,
+        objective=objective,
+        zero_config=OWN if own_config else zero_config_name(zero, offload, zero_configs),
+        model=model,
+        data=data,
+        flags=override(parse_flags(recipe, "recipe"), parse_flags(overrides, "--set")),
     )

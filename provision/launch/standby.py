@@ -1,8 +1,8 @@
 """A script on each host that stands by while the checks go on, then takes the run and starts it.
 
-It imports torchrun meanwhile (onhost/ahead.py), so that a run begins as soon as it may; and it
-carries out the plan's steps, as orders: no other script has to be started there for them. A host
-where there is none (any more) has the same steps carried out one by one.
+It imports torchrun meanwhile (onhost/ahead.py, onhost/waiting.py), so that a run begins as soon as
+it may; and it carries out the plan's steps, as orders: no other script has to be started there for
+them. A host where there is none (any more) has the same steps carried out one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from provision.errors import HostError, ProvisionError
 from provision.fleet import Fleet
+from provision.script import read_onhost
 from provision.session import Remote, Say
 from provision.steps import Phase, Put, Step
 from provision.talk import Talk
@@ -41,7 +42,7 @@ class Standby:
                 raise HostError(
                     f"{remote.label}: {step.do}",
                     found=str(answer["error"])[:300],
-                    expected="it done",
+                    expected="success",
                     remedy=f"this step was to {step.why}",
                 )
 
@@ -60,7 +61,7 @@ def _is_there(talk: Talk, remote: Remote) -> bool:
     try:
         talk.send({"do": "here"})
         talk.receive(_ANSWER_SECONDS)
-    except HostError:
+    except ProvisionError:
         talk.close()
         if not remote.connected:
             raise
@@ -83,7 +84,8 @@ def _apply_step(talk: Talk, step: Step) -> Mapping[str, object]:
 @contextmanager
 def apply_standby(fleet: Fleet, python: str) -> Iterator[Standby]:
     """Have every host stand by; ``python`` is the environment's there, below HOME."""
-    found = fleet.fan_out(lambda remote: remote.talk("standby", [python]))
+    args = [python, read_onhost("waiting")]
+    found = fleet.fan_out(lambda remote: remote.talk("standby", args))
     errors = {host: error for host, error in found.items() if isinstance(error, ProvisionError)}
     talks = {host: talk for host, talk in found.items() if isinstance(talk, Talk)}
     standby = Standby(talks=talks, errors=errors)

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision import errors
-from provision.launch.failure import FAILED, FINISHED, LOST, STOPPED
 from provision.launch.pace import RankPace, parse_pace
-from provision.launch.progress import RUNNING
 from provision.launch.runs import KnownRun
+from provision.launch.states import State
 
 RANK_COLUMNS = (
     "rank", "host", "state", "pid", "step", "forward", "CPU", "memory", "GPU memory", "why",
@@ -29,11 +28,11 @@ _LETTERS = {
 
 def exit_code(run: KnownRun) -> int:
     """Of ``status``: 0 while it runs, finished or was stopped; 5 failed or lost; 1 unknown."""
-    if run.state in (FAILED, LOST):
+    if run.state in (State.FAILED, State.LOST):
         return errors.RANK_FAILED
-    if run.state == RUNNING:
+    if run.state == State.RUNNING:
         return errors.FINDINGS if run.unheard else errors.OK
-    return errors.OK if run.state in (FINISHED, STOPPED) else errors.FINDINGS
+    return errors.OK if run.state in (State.FINISHED, State.STOPPED) else errors.FINDINGS
 
 
 def rank_rows(run: KnownRun) -> list[tuple[str, ...]]:
@@ -51,7 +50,7 @@ def _node_rows(host: str, node: Mapping[str, Any]) -> list[tuple[str, ...]]:
             rows.append(_running_row(rank, host, processes[rank], paces.get(rank)))
         else:
             state = ends[rank]["state"] if rank in ends else node["state"]
-            state = "no process yet, or any more" if state == RUNNING else state
+            state = "no process yet, or any more" if state == State.RUNNING else state
             where = _pace_cells(paces.get(rank))
             rows.append((str(rank), host, state, "", *where, "", "", "", _why(rank, node)))
     return rows

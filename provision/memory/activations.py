@@ -11,9 +11,6 @@ from __future__ import annotations
 from provision.memory.spec import MemorySpec, target_layers
 
 FP32 = 4
-#: TRL's ORPO loss, bytes of logits and their copies by token and vocabulary entry, at 2 bytes a
-#: logit: measured over its own functions by tests/trainer/test_memory.py.
-ORPO_LOGITS = 3
 
 
 def saved_bytes(spec: MemorySpec) -> int:
@@ -147,10 +144,13 @@ def logits_bytes(spec: MemorySpec) -> int:
 
     ForCausalLMLoss casts the logits to fp32 first, so what is 2 bytes a logit becomes 12
     (https://github.com/huggingface/transformers/blob/v5.23.0/src/transformers/loss/loss_utils.py).
+    ORPO's casts one row after the other (trainer/orpo.py): the logits, their log-softmax in fp32,
+    and one row's fp32 copy.
     """
-    each = 3 * FP32
+    each, more = 3 * FP32, 0
     if spec.objective == "orpo":
-        each = ORPO_LOGITS * spec.element
+        each = spec.element + FP32
+        more = FP32 * spec.seq if spec.element < FP32 else 0
     if spec.model.family.softcap:
         each += spec.element
-    return spec.tokens * spec.model.vocabulary * each
+    return (spec.tokens * each + more) * spec.model.vocabulary

@@ -6,7 +6,7 @@ Pure: decides with what it is given of the hosts' GPUs and memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from provision.errors import ConfigError
 from provision.memory.estimate import Estimate, estimate
@@ -56,13 +56,17 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """The asked-for run, the stages beside it, and what to do."""
+    """The asked-for run, the stages beside it, and what to do.
+
+    ``auto``: nobody asked for its stage and offload; they are the recommended ones, if any fit.
+    """
 
     asked: Option
     options: tuple[Option, ...]
     recommended: Option | None
     text: str
     change: MemorySpec | None
+    auto: bool = False
 
     def as_json(self) -> dict[str, object]:
         """Keys of ``--json``."""
@@ -124,7 +128,7 @@ def advise(spec: MemorySpec, room: Room, *, auto: bool = False) -> Advice:
     ranked = [option for option in _ranked(options) if option.fits]
     best = ranked[0] if ranked else None
     if auto and best:
-        return advise(best.spec, room)
+        return replace(advise(best.spec, room), auto=True)
     change = None if asked.fits is not False else smallest_change(spec, room)
     return Advice(
         asked=asked,
@@ -132,6 +136,7 @@ def advise(spec: MemorySpec, room: Room, *, auto: bool = False) -> Advice:
         recommended=best,
         text=_text(asked, best, change, room, options),
         change=change,
+        auto=auto,
     )
 
 

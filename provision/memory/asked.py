@@ -70,8 +70,8 @@ def _number(flag: str, value: Any) -> int:
         raise ConfigError(
             f"--{flag.replace('_', '-')}",
             found=repr(value),
-            expected="a number",
-            remedy="correct it",
+            expected="a whole number",
+            remedy="write it in digits",
         ) from None
 
 
@@ -79,7 +79,7 @@ def _switch(flag: str, value: Any) -> bool:
     known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
     if str(value).lower() not in known:
         raise ConfigError(
-            f"--{flag}", found=repr(value), expected="true or false", remedy="correct it"
+            f"--{flag}", found=repr(value), expected="true or false", remedy="write one of them"
         )
     return known[str(value).lower()]
 

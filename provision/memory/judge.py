@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import ConfigError
-from provision.findings import Finding, Level, Report
+from provision.findings import Judge, Level, Report
 from provision.hosts.facts import HostFacts
 from provision.memory.advise import (
     GB,
@@ -29,8 +29,10 @@ from provision.memory.spec import MemorySpec, spec_from_flags
 from provision.preflight.ready import Ready, Wanted
 
 SUBJECT = "memory plan"
-#: torch's own words for the GPU; the supervisor's for a process that the kernel ended.
-_GPU_FULL, _HOST_FULL = re.compile(r"out of memory|OutOfMemoryError"), re.compile("want of memory")
+#: torch's and CUDA's own words for the GPU, which a cgroup's limit has, too; the supervisor's for a
+#: process that the kernel ended.
+_GPU_FULL = re.compile(r"(?<!cgroup )out of memory|OutOfMemoryError")
+_HOST_FULL = re.compile("want of memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +88,8 @@ def _unplanned(kept: RunMemory, wanted: Wanted, why: str, *, auto: bool) -> RunM
         raise ConfigError("--zero auto", found=why, expected="a known model", remedy=remedy)
     if not wanted.model:
         return kept
-    finding = Finding(
-        host=wanted.node0, subject=SUBJECT, level=Level.WARN, found=why,
-        expected="a model whose memory can be planned", remedy="watch the first steps",
-    )  # fmt: skip
+    expected = "a model whose memory can be planned"
+    finding = Judge(host=wanted.node0)(SUBJECT, Level.WARN, why, expected, "watch the first steps")
     return RunMemory(**{**kept.__dict__, "report": Report(findings=(finding,))})
 
 
@@ -107,10 +107,7 @@ def _judged(advice: Advice, option: Option, room: Room, wanted: Wanted) -> RunMe
     )
     if wanted.accelerator == "cpu":
         found = f"{option.name}: {option.estimate.host_total / GB:.1f} GB a host{share}"
-    finding = Finding(
-        host=wanted.node0, subject=SUBJECT, level=level, found=found,
-        expected="all of it to fit", remedy="" if level is Level.OK else advice.text,
-    )  # fmt: skip
+    finding = Judge(host=wanted.node0)(SUBJECT, level, found, "all of it to fit", advice.text)
     spec = option.spec
     return RunMemory(
         zero=spec.zero,
@@ -125,8 +122,11 @@ def read_peaks(metrics: Path) -> tuple[Mapping[str, Any], ...]:
     """Each rank's peaks, from the ``end`` line of a run's metrics; none without one."""
     if not metrics.is_file():
         return ()
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        event = json.loads(line)
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:  # half a line: what came of a host that was lost
+            continue
         if event.get("event") == "end":
             return tuple(event.get("ranks") or ())
     return ()

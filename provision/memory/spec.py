@@ -85,13 +85,13 @@ def check_spec(spec: MemorySpec) -> MemorySpec:
     ):
         if value not in known:
             expected = ", ".join(map(str, known))
-            raise ConfigError(flag, found=value, expected=expected, remedy="correct it")
+            raise ConfigError(flag, found=value, expected=expected, remedy="name one of them")
     for flag, number in (
         ("--gpus", spec.gpus), ("--nodes", spec.nodes), ("--seq", spec.seq),
         ("--batch", spec.batch), ("--accum", spec.accum), ("--lora-rank", spec.lora_rank),
     ):  # fmt: skip
         if number < 1:
-            raise ConfigError(flag, found=number, expected="1 or more", remedy="correct it")
+            raise ConfigError(flag, found=number, expected="1 or more", remedy="raise it")
     _check_combination(spec)
     return spec
 
@@ -225,5 +225,8 @@ def _typed(flag: str, value: Any, kind: Any) -> Any:
         return kind(value)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"--set {flag}", found=repr(value), expected="a number", remedy="correct it"
+            f"--set {flag}",
+            found=repr(value),
+            expected="a number",
+            remedy=f"write it as in --set {flag}=8",
         ) from None

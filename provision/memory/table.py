@@ -36,7 +36,7 @@ def stage_table(advice: Advice) -> Table:
 
 def _stage(option: Option, advice: Advice) -> tuple[str, ...]:
     fits = {True: "yes", False: "no", None: "?"}[option.fits]
-    marks = " (asked)" if option.spec == advice.asked.spec else ""
+    marks = " (asked)" if option.spec == advice.asked.spec and not advice.auto else ""
     best = advice.recommended
     if best and best.spec == option.spec:
         marks += " (best)"

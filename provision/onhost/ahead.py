@@ -2,7 +2,8 @@
 
 Importing torch takes seconds, as long as all checks together. So a process of the environment does
 that while the checks go on, then waits: told what to run it is torchrun, with the arguments, the
-environment, folder and log that a start would have given it. Where nobody tells it, it ends.
+environment, folder and log that a start would have given it. Where nobody tells it, it ends. What
+it does is waiting.py; here is who starts it.
 
 Imported by other files of onhost/, and sent along with them. Standard library, Python 3.8, Linux.
 """
@@ -20,9 +21,6 @@ from typing import Any
 from provision.onhost.processes import PR_SET_PDEATHSIG, prctl
 
 TORCHRUN = ("-m", "torch.distributed.run")
-# What torch's import registers for tensors without data, a fourth of its time. torchrun has no
-# tensors; its ranks are other processes, which import all of torch. (torch/__init__.py, its end)
-SPARED = ("torch._meta_registrations", "torch.distributed._meta_registrations")
 # Variables that are read when a program starts or torch is imported: later ones would be too late.
 AT_START = re.compile(
     r"(LD_|PYTHON|MALLOC_|GLIBC_|LOGLEVEL$|KMP_|GOMP_|OMP_(?!NUM_THREADS$)|MKL_|PYTORCH_"
@@ -31,56 +29,9 @@ AT_START = re.compile(
 # As in launch/nodes.py: what every run sets of these.
 ALWAYS = {"PYTHONUNBUFFERED": "1"}
 
-# An eighth more: nothing that an import makes is garbage, and where a traceback's columns are read
-# from every file (no_debug_ranges), few are ever shown.
+# Where a traceback's columns are read from every file, few are ever shown: with no collection of
+# garbage, which waiting.py does without, an eighth of the import's time.
 QUICK = ("-X", "no_debug_ranges")
-# argv[1]: the file that holds the orders, written before standard input says that they are there.
-# Node 0 listens a moment later than the others would dial, and torch tries again after 0.6 s only
-# (measured, torch 2.13): so they wait until it does. What keeps them waiting, torchrun reports.
-WAITING = """\
-# torchrun, imported before its run: its parent tells it what to run
-import gc, json, os, socket, sys, time, types
-gc.disable()
-del sys.path[0]
-for name in %r:
-    sys.modules[name] = types.ModuleType(name)
-try:
-    from torch.distributed import run
-except BaseException:
-    run = None
-if not sys.stdin.buffer.readline():
-    os._exit(0)
-with os.fdopen(int(sys.argv[1])) as file:
-    file.seek(0)
-    order = json.load(file)
-with open("/proc/self/comm", "w") as file:
-    file.write("torchrun")
-os.chdir(order["cwd"])
-os.environ.clear()
-os.environ.update(order["environ"])
-said = os.pread(1, 1 << 20, 0)
-log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-null = os.open(os.devnull, os.O_RDONLY)
-for source, target in ((null, 0), (log, 1), (log, 2)):
-    os.dup2(source, target)
-os.close(log)
-os.close(null)
-if run is None:
-    os.execve(order["argv"][0], order["argv"], order["environ"])
-if said:
-    os.write(2, said)
-until = time.monotonic() + 2
-while order["meet"] and time.monotonic() < until:
-    try:
-        socket.create_connection(order["meet"], 1).close()
-        break
-    except OSError:
-        time.sleep(0.02)
-gc.enable()
-sys.path.insert(0, order["cwd"])
-sys.argv = [run.__file__] + order["argv"][3:]
-run.main(sys.argv[1:])
-""" % (SPARED,)
 
 
 def bound_to(parent: int) -> None:
@@ -96,14 +47,14 @@ def at_start(environ: dict[str, str]) -> dict[str, str]:
 
 
 class Ahead:
-    """A torchrun that waits. OSError where it can't be started."""
+    """A torchrun that waits: ``program`` is waiting.py. OSError where it can't be started."""
 
-    def __init__(self, python: str, environ: dict[str, str]) -> None:
+    def __init__(self, python: str, program: str, environ: dict[str, str]) -> None:
         self.python, self.environ = python, {**environ, **ALWAYS}
         self.orders, said, parent = os.memfd_create("orders"), os.memfd_create("said"), os.getpid()
         try:
             self.process = subprocess.Popen(
-                [python, *QUICK, "-c", WAITING, str(self.orders)],
+                [python, *QUICK, "-c", program, str(self.orders)],
                 env=self.environ,
                 stdin=subprocess.PIPE,
                 stdout=said,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -25,15 +24,12 @@ import threading
 import time
 from typing import IO, Any
 
+from provision.onhost.converse import fail, reply, write
+from provision.onhost.files import digest
+
 HOME = os.path.expanduser("~")
 #: Seconds an interrupted build has to end its compilers and to remove what is half made.
 GRACE = 20
-
-
-def fail(text: str) -> None:
-    """End with the line that the controller shows."""
-    print(text, file=sys.stderr)
-    raise SystemExit(1)
 
 
 def unpack(archive: str, wanted: str, folder: str) -> None:
@@ -41,8 +37,7 @@ def unpack(archive: str, wanted: str, folder: str) -> None:
     path, target = os.path.join(HOME, archive), os.path.join(HOME, folder)
     if os.path.exists(target):
         return
-    with open(path, "rb") as stream:
-        found = hashlib.sha256(stream.read()).hexdigest()
+    found = digest(path)
     if found != wanted:
         fail("%s: sha256 is %s, not %s" % (path, found[:12], wanted[:12]))
     staging = "%s.%d" % (target, os.getpid())
@@ -77,7 +72,7 @@ class Listener:
         """A line of progress. A broken pipe only says what standard input's end says as well."""
         if not self.gone.is_set():
             with contextlib.suppress(OSError):
-                print("ZEROFLEET-SAY " + text, flush=True)
+                write("ZEROFLEET-SAY " + text)
 
 
 def descendants(root: int) -> set[int]:
@@ -103,10 +98,19 @@ def end(process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + GRACE
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    if process.poll() is None:
-        for pid in descendants(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    # Stopped before any is killed: none starts another meanwhile, or goes on as its child ended.
+    stopped: set[int] = set()
+    while process.poll() is None and (left := descendants(process.pid) - stopped):
+        signal_all(left, signal.SIGSTOP)
+        stopped |= left
+    signal_all(stopped, signal.SIGKILL)
+
+
+def signal_all(pids: set[int], number: int) -> None:
+    """The same signal to each that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def follow(stream: IO[str], listener: Listener, kept: list[str]) -> None:
@@ -165,6 +169,4 @@ def build(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    reply = build(json.loads(sys.argv[1]))
-    with contextlib.suppress(OSError):
-        print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(reply), flush=True)
+    reply(build(json.loads(sys.argv[1])))

@@ -16,6 +16,8 @@ import re
 import sys
 from typing import Any
 
+from provision.onhost.converse import reply
+
 NAME = re.compile(r"checkpoint-(\d+)$")
 MANIFEST = "checkpoint.json"
 KEYS = ("step", "save", "world_size", "ranks", "zero_stage")
@@ -57,5 +59,4 @@ def read_checkpoints(output: str) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    answer = read_checkpoints(os.path.abspath(os.path.expanduser(sys.argv[2])))
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer))
+    reply(read_checkpoints(os.path.abspath(os.path.expanduser(sys.argv[2]))))

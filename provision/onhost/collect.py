@@ -3,18 +3,20 @@
     collect.py list [--no-checkpoints] FOLDER…
                                answers {"files": [{"path", "size", "sha256"}]}, paths absolute
 
-A folder that is not there holds no file; a file is taken as it is. ``--no-checkpoints`` goes past
-the ``checkpoint-N`` folders right below a FOLDER. Standard library only, Python 3.8 or later.
+A folder that is not there holds no file; a file is taken as it is now: of one that still grows, the
+bytes that are there. ``--no-checkpoints`` goes past the ``checkpoint-N`` folders right below a
+FOLDER. Standard library only, Python 3.8 or later.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import sys
-from typing import Iterator
+from typing import Any, Iterator
+
+from provision.onhost.converse import reply
 
 CHECKPOINT = re.compile(r"checkpoint-\d+$")
 
@@ -33,20 +35,29 @@ def below(folder: str, checkpoints: bool) -> Iterator[str]:
                 yield path
 
 
-def digest(path: str) -> str:
-    """sha256 of a file, in hexadecimal."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            sha.update(block)
-    return sha.hexdigest()
+def read_file(path: str) -> dict[str, Any] | None:
+    """A file's size, and the sha256 of so many bytes of it; None if it went away meanwhile."""
+    sha, left = hashlib.sha256(), 0
+    try:
+        with open(path, "rb") as stream:
+            size = left = os.fstat(stream.fileno()).st_size
+            while left:
+                block = stream.read(min(left, 1 << 20))
+                if not block:
+                    break
+                sha.update(block)
+                left -= len(block)
+    except FileNotFoundError:
+        return None
+    return {"path": path, "size": size - left, "sha256": sha.hexdigest()}
 
 
 if __name__ == "__main__":
     skip = sys.argv[2:3] == ["--no-checkpoints"]
-    files = [
-        {"path": path, "size": os.path.getsize(path), "sha256": digest(path)}
+    found = [
+        read_file(path)
         for folder in sys.argv[3 if skip else 2 :]
         for path in below(os.path.abspath(os.path.expanduser(folder)), not skip)
     ]
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps({"files": files}))
+    files = [file for file in found if file]
+    reply({"files": files})

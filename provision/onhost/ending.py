@@ -5,7 +5,6 @@ Imported by other files of onhost/, and sent along with them. Standard library, 
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import re
@@ -20,15 +19,10 @@ from provision.onhost.folder import (
     read_metrics,
     read_text,
 )
-from provision.onhost.kernel import XID
+from provision.onhost.kernel import gpu_failed, xids
+from provision.onhost.state import FAILED, FINISHED, STOPPED
+from provision.onhost.symptoms import exit_reason, is_symptom, is_symptomatic_end
 
-# How a rank's end reads when another rank's end caused it (torch's gloo and NCCL messages).
-SYMPTOM = re.compile(
-    r"Connection (closed|reset) by peer|Broken pipe|Timed out waiting|SIGTERM"
-    r"|remote server shutdown or crash"
-    r"|Watchdog caught collective operation timeout|ncclRemoteError|remote process exited",
-    re.IGNORECASE,
-)
 # One failed rank in the summary that torchrun prints (torch's errors/__init__.py).
 FAILED_RANK = re.compile(
     r"^  time      : (?P<time>\S+)\n  host      : .*\n"
@@ -36,10 +30,8 @@ FAILED_RANK = re.compile(
     r"  exitcode  : (?P<exit>-?\d+) ",
     re.MULTILINE,
 )
-# Since 2.3, torch puts the rank before each line of a traceback.
-EXCEPTION = re.compile(
-    r"^(?:\[rank\d+\]: )?(?P<said>[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*)"
-)
+# SIGKILL, as torchrun, a shell, DeepSpeed's launcher (sys.exit(-9)) and a DataLoader tell of it.
+KILLED = re.compile(r"killed by signal(: Killed| 9\b)|exit code (137|247)\b")
 
 
 def read_oom_kills() -> int | None:
@@ -51,16 +43,6 @@ def read_oom_kills() -> int | None:
 def shell_code(code: int) -> int:
     """A wait status as a shell says it: 128 + n for signal n."""
     return 128 - code if code < 0 else code
-
-
-def exit_reason(code: int, lines: list[str]) -> str:
-    """Why a rank without an error file ended: its signal, or its last exception line."""
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return "killed by signal %d (%s)" % (-code, signal.Signals(-code).name)
-        return "killed by signal %d" % -code
-    raised = [found.group("said") for found in map(EXCEPTION.match, lines) if found]
-    return "exit code %d%s" % (code, ": " + raised[-1] if raised else "")
 
 
 def read_error_file(folder: str) -> tuple[float, str] | None:
@@ -95,11 +77,15 @@ def read_failure(
         at, reason = error
     elif block and code is not None and (root or code != -signal.SIGTERM):
         at = time.mktime(time.strptime(block.group("time"), "%Y-%m-%d_%H:%M:%S"))
+        at += 0.0 if root else 0.999  # whole seconds; and torchrun says that this was not the first
         reason = exit_reason(code, lines)
     else:
         return None
-    evidence = [reason] if error else [reason, *lines]
-    symptom = any(SYMPTOM.search(text) for text in evidence)
+    if error or code is None:
+        symptom = is_symptom(reason)
+    else:
+        said = read_text(os.path.join(folder, "stderr.log")).splitlines() if folders else []
+        symptom = is_symptomatic_end(code, reason, said)
     return {"at": at, "reason": reason, "lines": lines, "exit": code, "symptom": symptom}
 
 
@@ -132,7 +118,8 @@ def first_failure(
 def launcher_failure(run_dir: str, code: int, at: float) -> dict[str, Any]:
     """The failure of torchrun itself (a taken port, a bad option): no rank is to blame."""
     lines = read_lines(os.path.join(run_dir, "node.log"))
-    return node_failure("torchrun: " + exit_reason(code, lines), at, lines)
+    failure = node_failure("torchrun: " + exit_reason(code, lines), at, lines)
+    return {**failure, "symptom": is_symptomatic_end(code, failure["reason"], lines)}
 
 
 def node_failure(reason: str, at: float, lines: list[str]) -> dict[str, Any]:
@@ -143,7 +130,7 @@ def node_failure(reason: str, at: float, lines: list[str]) -> dict[str, Any]:
         "at": at,
         "reason": reason,
         "lines": lines,
-        "symptom": bool(SYMPTOM.search(reason)),
+        "symptom": is_symptom(reason),
         "exit": 1,
     }
 
@@ -152,18 +139,23 @@ def cause_failure(cause: dict[str, Any]) -> dict[str, Any]:
     """What the supervisor itself found wrong; ``host`` says where, if it was not here."""
     failure = node_failure(cause["reason"], cause["at"], cause.get("lines", []))
     rank = {key: cause.get(key) for key in ("rank", "local_rank")}
-    return {**failure, **rank, "host": cause["host"], "symptom": False}
+    symptom = bool(cause.get("symptom"))
+    found = {"host": cause["host"], "symptom": symptom, "kind": cause["kind"]}
+    return {**failure, **rank, **found}
 
 
 def rank_states(
-    plan: dict[str, Any], code: int, failures: dict[int, dict[str, Any]]
+    plan: dict[str, Any], code: int, failures: dict[int, dict[str, Any]], well: str
 ) -> list[dict[str, Any]]:
-    """Every rank of this node with its state; ``exit`` is None where nobody could read it."""
+    """Every rank of this node with its state; ``exit`` is None where nobody could read it.
+
+    ``well``: the state of ranks that all ended with 0.
+    """
     ranks = []
     for local_rank in range(plan["nproc_per_node"]):
-        state, rank_code = ("finished", 0) if code == 0 else ("stopped", None)
+        state, rank_code = (well, 0) if code == 0 else (STOPPED, None)
         if local_rank in failures:
-            state, rank_code = "failed", failures[local_rank]["exit"]
+            state, rank_code = FAILED, failures[local_rank]["exit"]
         ranks.append(
             {
                 "local_rank": local_rank,
@@ -199,18 +191,32 @@ def own_failure(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict
     failure = first_failure(read_failures(run_dir, plan, until), plan)
     if failure is None and stopped_at is None:
         failure = launcher_failure(run_dir, code, until)
-    if failure and failure["exit"] == -signal.SIGKILL and end["oom_kills"]:
+    if failure and KILLED.search(failure["reason"]) and end["oom_kills"]:
         failure["reason"] += "; meanwhile the kernel ended %d process(es) here for want of memory"
         failure["reason"] %= end["oom_kills"]
     return failure and with_kernel(failure, end.get("kernel") or [])
 
 
 def with_kernel(failure: dict[str, Any], said: list[str]) -> dict[str, Any]:
-    """The failure with what the kernel said meanwhile: of a GPU that failed in the reason, too."""
-    xids = [line for line in said if XID.match(line)]
-    if xids and not failure["symptom"]:
-        failure["reason"] += "; meanwhile the GPU's driver said %s" % xids[0]
-    return {**failure, "lines": [*failure["lines"], *["kernel: " + line for line in said]]}
+    """The failure with what the kernel said meanwhile: of a GPU that failed in the reason, too.
+
+    A GPU that failed is the cause, however the rank that had it then ended.
+    """
+    symptom = failure["symptom"] and not gpu_failed(said)
+    reason = failure["reason"]
+    if xids(said) and not symptom:
+        reason += "; meanwhile the GPU's driver said %s" % xids(said)[0]
+    lines = [*failure["lines"], *["kernel: " + line for line in said]]
+    return {**failure, "reason": reason, "lines": lines, "symptom": symptom}
+
+
+def silent_failure(cause: dict[str, Any] | None, said: list[str]) -> dict[str, Any] | None:
+    """Why others saw a consequence, where no rank of this node could say: its GPU failed."""
+    worst = gpu_failed(said)
+    if not worst or cause is None or not cause.get("symptom"):
+        return None
+    reason = "its ranks had not ended, but the GPU's driver said " + worst
+    return node_failure(reason, cause["at"], ["kernel: " + line for line in said])
 
 
 def judge_end(
@@ -223,10 +229,11 @@ def judge_end(
     """
     if cause and (failure is None or failure["symptom"]):
         if cause["kind"] == "asked":
-            return "stopped", None
-        if own and cause["kind"] != "failed":
-            return "failed", cause_failure(cause)
-    return ("failed" if failure else "stopped"), failure
+            return STOPPED, None
+        # Of a rank that failed while torchrun lived, and of which nothing is known beside.
+        if own and (failure is None or cause["kind"] != "failed"):
+            return FAILED, cause_failure(cause)
+    return (FAILED if failure else STOPPED), failure
 
 
 def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
@@ -236,15 +243,17 @@ def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[s
     was not even started), ``started_at``, ``torchrun_ended_at``, ``stopped_at`` (None unless the
     supervisor stopped it), ``cause`` and ``own`` (why the run ends: heartbeat.py), ``oom_kills`` of
     the host meanwhile (None: unknown), ``kernel`` (what kernel.py found), ``left`` (pids that
-    SIGKILL did not end).
+    SIGKILL did not end), ``saved_step`` (None unless a stop had all ranks save, and end).
     """
     code, cause, until = end["code"], end.get("cause"), blame_until(end)
-    state, failure = "finished", None
+    saved = end.get("saved_step")
+    state, failure = FINISHED if saved is None else STOPPED, None
+    well = state
     if code != 0:
-        failure = own_failure(run_dir, plan, end)
+        failure = own_failure(run_dir, plan, end) or silent_failure(cause, end.get("kernel") or [])
         state, failure = judge_end(failure, cause, own=end.get("own", False))
     failures = {} if code == 0 or end.get("error") else read_failures(run_dir, plan, until)
-    shown = ("rank", "local_rank", "at", "reason", "lines", "symptom", "host")
+    shown = ("rank", "local_rank", "at", "reason", "lines", "symptom", "host", "kind")
     return {
         "run": plan["run"],
         "node_rank": plan["node_rank"],
@@ -252,10 +261,11 @@ def node_exit(run_dir: str, plan: dict[str, Any], end: dict[str, Any]) -> dict[s
         "exit": shell_code(code),
         "started_at": end["started_at"],
         "ended_at": time.time(),
-        "ranks": rank_states(plan, code, failures),
+        "ranks": rank_states(plan, code, failures, well),
         "first_failure": failure and {key: failure[key] for key in shown if key in failure},
-        "stopped_by": None if state == "finished" or end.get("own") else cause,
+        "stopped_by": None if state == FINISHED or end.get("own") else cause,
         "jit_compiled": read_jit_compiled(run_dir),
         "loss": read_metrics(run_dir)["loss"],
         "left": end["left"],
+        "saved_step": saved,
     }

@@ -2,11 +2,11 @@
 
     envs.py list             environments, what uses them, the store, the history of ``current``
     envs.py remove JSON      {"envs": [name], "store": [start of a sha256]}
+    envs.py anew JSON        {"name": name}: remove that environment, in use or not, to make it anew
     envs.py undeploy JSON    {"runs": bool}: all of ~/.zerofleet; false: only if no run is there
 
-What is in use is told by what is true now: the processes that a run's record names, and any process
-of this user with files of an environment mapped. ``remove`` and ``undeploy`` look again before they
-remove anything; the controller holds this host's lock meanwhile (hold.py).
+What is in use is told by what is true now (usage.py). Who removes anything looks again before, and
+shares this host's lock, which its controller has, to its end (hold.py).
 
 Standard library only, Python 3.8 or later.
 """
@@ -14,40 +14,27 @@ Standard library only, Python 3.8 or later.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import json
 import os
 import re
 import shutil
 import sys
-import time
-from typing import Any, Iterator
+from typing import Any
 
 from provision.onhost.converse import reply
-from provision.onhost.hold import ROOT, read_holder
-from provision.onhost.processes import is_alive
+from provision.onhost.hold import LOCK, read_holder, share
+from provision.onhost.home import CURRENT, ENVS, ROOT, RUNS, STORE, in_use
+from provision.onhost.place import hold_store
+from provision.onhost.probe_disk import read_home_place
+from provision.onhost.switch import leave
+from provision.onhost.usage import folders, live_runs, open_entries, read_known, users
 
-ENVS, STORE, RUNS = (os.path.join(ROOT, name) for name in ("envs", "store", "runs"))
-#: Seconds in which a run whose files are there may yet be started.
-STARTING = 3600.0
 #: What is being removed is called so first: half an environment must not look like one.
 REMOVING = ".removing-"
-
-
-def read_json(path: str) -> Any:
-    """The JSON in a file; {} where there is none to be read."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
-    except (OSError, ValueError):
-        return {}
-
-
-def folders(path: str) -> list[str]:
-    """Names of the folders in a folder."""
-    with contextlib.suppress(OSError):
-        return sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
-    return []
+BEING_MADE = "a deploy that was cut off makes it still; run the command again in a minute"
+AT_PUSH = "store: a push is at work on it; when it has ended, run the command again"
 
 
 class Sizes:
@@ -72,70 +59,6 @@ class Sizes:
         return own
 
 
-def live_runs() -> dict[str, str]:
-    """Run → text of its plan, of the runs that go on here, or are about to be started."""
-    found = {}
-    for run in folders(RUNS):
-        folder = os.path.join(RUNS, run)
-        plan, record = os.path.join(folder, "plan.json"), os.path.join(folder, "record.json")
-        told = read_json(record)
-        if told:
-            who = (told.get("supervisor"), told.get("torchrun"))
-            alive = any(is_alive(one, told.get("boot_id", "")) for one in who)
-        else:
-            fresh = os.path.exists(plan) and time.time() - os.stat(plan).st_mtime < STARTING
-            alive = fresh and not os.path.exists(os.path.join(folder, "exit.json"))
-        if alive:
-            with contextlib.suppress(OSError), open(plan, encoding="utf-8") as stream:
-                found[run] = stream.read()
-    return found
-
-
-def processes() -> Iterator[tuple[str, str]]:
-    """(environment, process in words): every process of ours that has files of one mapped."""
-    roots = {ENVS, os.path.realpath(ENVS)}
-    pattern = re.compile("(?:%s)/([^/\\s]+)/" % "|".join(map(re.escape, roots)))
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        if int(pid) == os.getpid():
-            continue
-        try:
-            with open("/proc/%s/cmdline" % pid, "rb") as stream:
-                words = stream.read().decode("utf-8", "replace").split("\0")
-            with open("/proc/%s/maps" % pid, encoding="utf-8", errors="replace") as stream:
-                used = set(pattern.findall(stream.read()))
-        except OSError:  # it ended, or is another user's
-            continue
-        used.update(pattern.findall(words[0]))  # a venv's python is a link out of it
-        said = " ".join([os.path.basename(words[0]), *words[1:]])[:60].strip()
-        for name in used:
-            yield name, "process %s (%s)" % (pid, said)
-
-
-def open_entries() -> set[str]:
-    """Entries of the store that a process of ours has a file of open: a push is at work on them."""
-    roots = tuple(os.path.join(root, "") for root in {STORE, os.path.realpath(STORE)})
-    found = set()
-    for descriptor in glob.iglob("/proc/[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            path = os.readlink(descriptor)
-            if path.startswith(roots):
-                root = next(root for root in roots if path.startswith(root))
-                found.add(path[len(root) :].partition("/")[0])
-    return found
-
-
-def users() -> dict[str, list[str]]:
-    """Environment → what uses it."""
-    runs = live_runs()
-    found: dict[str, list[str]] = {}
-    for name in folders(ENVS):
-        found[name] = ["run %s" % run for run, plan in runs.items() if name in plan]
-    for name, process in processes():
-        if not found.setdefault(name, []):
-            found[name].append(process)
-    return {name: by for name, by in found.items() if by}
-
-
 def history() -> list[dict[str, Any]]:
     """The lines of switch.py; one torn by a power cut is left out."""
     found = []
@@ -146,35 +69,26 @@ def history() -> list[dict[str, Any]]:
     return found
 
 
-def in_use() -> str | None:
-    """The environment that ``current`` names."""
-    try:
-        return os.path.basename(os.readlink(os.path.join(ROOT, "current")))
-    except OSError:
-        return None
-
-
-def hashes_in(folder: str) -> list[str]:
-    """The sha256s that a lock or a manifest in a folder of the store names."""
+def hashes_in(folder: str, there: set[str]) -> list[str]:
+    """The entries of the store, of those ``there``, that a lock or a manifest in one names."""
     found: set[str] = set()
     for name in ("requirements.txt", "manifest"):
         path = os.path.join(folder, name)
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as text:
             found.update(re.findall(r"\b[0-9a-f]{64}\b", text.read()))
-    return sorted(found & set(folders(STORE)))
+    return sorted(found & there)
 
 
-def read_store(sizes: Sizes) -> list[dict[str, Any]]:
-    """Every entry of the store: its names, and which other entries it names."""
-    runs = live_runs()
-    found = []
-    for sha256 in folders(STORE):
+def read_store(sizes: Sizes, runs: dict[str, str]) -> list[dict[str, Any]]:
+    """Every entry of the store: its names, which other entries it names, which runs use it."""
+    found, there = [], set(folders(STORE))
+    for sha256 in sorted(there):
         folder = os.path.join(STORE, sha256)
         entry = {
             "sha256": sha256,
             "names": sorted(os.listdir(folder)),
             "bytes": sizes.of(folder),
-            "names_also": hashes_in(folder),
+            "names_also": hashes_in(folder, there),
             "used_by": ["run %s" % run for run, plan in runs.items() if sha256 in plan],
         }
         found.append(entry)
@@ -184,7 +98,7 @@ def read_store(sizes: Sizes) -> list[dict[str, Any]]:
 def read_environment(name: str, sizes: Sizes) -> dict[str, Any]:
     """One environment in few words."""
     folder = os.path.join(ENVS, name)
-    record = read_json(os.path.join(folder, "complete.json"))
+    record = read_known(os.path.join(folder, "complete.json"))
     kept = ("at", "python", "torch", "torch_cuda", "deepspeed", "accelerator", "wheel")
     return {
         "name": name,
@@ -196,17 +110,18 @@ def read_environment(name: str, sizes: Sizes) -> dict[str, Any]:
 
 def listed() -> dict[str, Any]:
     """All that is here."""
-    sizes = Sizes()
-    used = users()
-    store = read_store(sizes)
+    sizes, runs = Sizes(), live_runs()
+    used = users(runs)
+    store = read_store(sizes, runs)
     names = [name for name in folders(ENVS) if not name.startswith(".")]
     environments = [{**read_environment(n, sizes), "used_by": used.get(n, [])} for n in names]
     return {
         "there": os.path.lexists(ROOT),
+        "place": read_home_place(),
         "current": in_use(),
         "environments": environments,
         "store": store,
-        "runs": {"names": folders(RUNS), "bytes": sizes.of(RUNS), "alive": sorted(live_runs())},
+        "runs": {"names": folders(RUNS), "bytes": sizes.of(RUNS), "alive": sorted(runs)},
         "history": history(),
         "held": read_holder(),
         "bytes": sum(row["bytes"] for row in store + environments) + sizes.of(ROOT),
@@ -226,54 +141,112 @@ def remove_partial(folder: str) -> None:
 
 def remove(wanted: dict[str, Any]) -> dict[str, Any]:
     """Remove environments and entries of the store, but for what is in use now."""
-    kept, used, runs = [], users(), live_runs()
+    runs = live_runs()
+    kept, used = [], users(runs)
     for name in wanted["envs"]:
         if name == in_use() or name in used:
             kept.append("envs/%s: in use" % name)
             continue
-        folder = os.path.join(ENVS, name)
-        if os.path.isdir(folder):
-            os.rename(folder, os.path.join(ENVS, "%s%s.%d" % (REMOVING, name, os.getpid())))
+        if not put_aside(name):
+            kept.append("envs/%s: %s" % (name, BEING_MADE))
+            continue
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(folder + ".lock")
+            os.unlink(os.path.join(ENVS, name + ".lock"))
+    remove_aside()
+    if os.path.isdir(STORE):
+        kept += remove_stored(set(wanted["store"]), list(runs.values()))
+    return {"kept": kept}
+
+
+def put_aside(name: str) -> bool:
+    """Have no environment of that name, at once; False while one that was cut off makes it still.
+
+    ``remove_aside`` takes the time that removing it takes.
+    """
+    folder = os.path.join(ENVS, name)
+    if not os.path.isdir(folder):
+        return True
+    with open(folder + ".lock", "w") as lock:  # as install.py locks it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if in_use() == name:
+            leave("anew")  # first: it must not name what is half gone
+        os.rename(folder, os.path.join(ENVS, "%s%s.%d" % (REMOVING, name, os.getpid())))
+    return True
+
+
+def remove_aside() -> None:
+    """Remove what was put aside, now or by a command that was interrupted."""
     for left in glob.glob(os.path.join(glob.escape(ENVS), REMOVING + "*")):
         shutil.rmtree(left)
-    starts, busy = tuple(wanted["store"]), open_entries()
+
+
+def anew(wanted: dict[str, Any]) -> dict[str, Any]:
+    """Remove an environment that is to be made anew, unless anything uses it now."""
+    name = wanted["name"]
+    by = users(live_runs()).get(name)
+    if by or not put_aside(name):
+        return {"kept": ["envs/%s: %s" % (name, "in use by " + by[0] if by else BEING_MADE)]}
+    remove_aside()
+    return {"kept": []}
+
+
+def remove_stored(starts: set[str], plans: list[str]) -> list[str]:
+    """Remove entries of the store, and of all others what interrupted pushes left; what is kept.
+
+    While a push is at work nothing is removed: it goes by what it found here when it began.
+    """
+    if hold_store(fcntl.LOCK_EX) is None:
+        return [AT_PUSH] if starts else []
+    kept, busy = [], open_entries()
+    lengths = {len(start) for start in starts}
     for sha256 in folders(STORE):
         folder = os.path.join(STORE, sha256)
-        if not sha256.startswith(starts):
+        if not any(sha256[:length] in starts for length in lengths):
             if sha256 not in busy:
                 remove_partial(folder)
-        elif sha256 in busy or any(sha256 in plan for plan in runs.values()):
+        elif sha256 in busy or any(sha256 in plan for plan in plans):
             kept.append("store/%s: in use" % sha256)
         else:
             shutil.rmtree(folder)
-    return {"kept": kept}
+    return kept
 
 
 def undeploy(wanted: dict[str, Any]) -> dict[str, Any]:
     """Remove all of it; nothing while something of it is in use."""
-    kept = sorted({who for by in users().values() for who in by} | set(live_runs()))
+    runs = live_runs()
+    kept = sorted({who for by in users(runs).values() for who in by} | set(runs))
     if not wanted["runs"] and folders(RUNS):
         kept.append("runs: %s" % ", ".join(folders(RUNS)[:3]))
+    if os.path.isdir(STORE) and hold_store(fcntl.LOCK_EX) is None:
+        kept.append(AT_PUSH)
     if kept:
         return {"kept": kept}
     caches = [os.path.expanduser("~/.cache/zerofleet")]
     if not os.path.isdir(os.path.join(ROOT, "controllers")):
         caches = []  # no build was made here for another machine: a cache here is of its own user
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(ROOT, "current"))  # first: it must not name what is half gone
-    for path in [*(os.path.join(ROOT, name) for name in os.listdir(ROOT)), *caches]:
+        os.unlink(CURRENT)  # first: it must not name what is half gone
+    ours = [os.path.join(ROOT, name) for name in os.listdir(ROOT)]
+    ours.sort(key=lambda path: path == LOCK)  # last: nobody else begins before
+    for path in [*caches, *ours]:
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         elif os.path.lexists(path):
             os.unlink(path)
-    if os.path.islink(ROOT):
-        os.rmdir(os.path.realpath(ROOT))
-        os.unlink(ROOT)
-    else:
-        os.rmdir(ROOT)
+    remove_root()
     return {"kept": []}
+
+
+def remove_root() -> None:
+    """Remove ~/.zerofleet, empty by now; a file system that is mounted there stays, empty."""
+    folder = os.path.realpath(ROOT)
+    if not os.path.ismount(folder):
+        os.rmdir(folder)
+    if os.path.islink(ROOT):
+        os.unlink(ROOT)
 
 
 if __name__ == "__main__":
@@ -281,7 +254,8 @@ if __name__ == "__main__":
         if sys.argv[1] == "list":
             reply(listed())
         else:
-            act = {"remove": remove, "undeploy": undeploy}[sys.argv[1]]
+            share()
+            act = {"remove": remove, "anew": anew, "undeploy": undeploy}[sys.argv[1]]
             answer = act(json.loads(sys.argv[2]))
             if answer["kept"]:
                 sys.stderr.write("; ".join(answer["kept"])[:300] + "\n")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-from provision.onhost.converse import reply
+from provision.onhost.converse import reason, reply
 
 SECONDS = 60
 # Run by that Python. torch says what it is in a file of its own, which takes no second to read.
@@ -66,7 +66,7 @@ def look(python: str) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"error": "%s gave no answer in %d s" % (path, SECONDS)}
     except OSError as error:
-        return {"error": "%s: %s" % (path, error.strerror or error)}
+        return {"error": "%s: %s" % (path, reason(error))}
     for line in done.stdout.decode("utf-8", "replace").splitlines():
         if line.startswith("ZEROFLEET-ASKED "):
             # The way to it as it was named: what it resolves to may not know its packages.

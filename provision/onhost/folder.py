@@ -13,6 +13,9 @@ import re
 from typing import Any
 
 LINES = 20  # of a log's end, kept in exit.json
+WARNING = re.compile(r"^\S.*:\d+: \w*Warning: ")
+#: Also tqdm's bars, of which each step leaves one: "  40%|████      | 2/5 [00:01<00:02,  1.2it/s]".
+NOISE = re.compile(r"\d%\|.*\| .*\[.*\]|" + WARNING.pattern)
 TAIL = 1 << 16  # bytes read from the end of a log
 
 
@@ -36,8 +39,15 @@ def read_text(path: str) -> str:
 
 
 def read_lines(path: str) -> list[str]:
-    """The last LINES lines that say anything."""
-    return [line for line in read_text(path).splitlines() if line.strip()][-LINES:]
+    """The last LINES lines that say anything; progress bars and warnings where there is no more."""
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    telling = [
+        line
+        for before, line in zip(["", *lines], lines)
+        # Behind a warning stands its line of code: https://docs.python.org/3/library/warnings.html
+        if not NOISE.search(line) and not (WARNING.search(before) and line.startswith("  "))
+    ]
+    return (telling or lines)[-LINES:]
 
 
 def write_json(path: str, value: Any) -> None:
@@ -63,7 +73,7 @@ def read_metrics(run_dir: str) -> dict[str, Any]:
                 if metric.get("event") != "step":
                     continue  # an evaluation's loss is another loss
                 step = metric["step"]
-                if metric["loss"] is not None:  # the trainer's way to write NaN
+                if isinstance(metric["loss"], (int, float)):  # the trainer writes NaN as null
                     loss = [loss[0] if loss else metric["loss"], metric["loss"]]
     return {"step": step, "loss": loss}
 

@@ -2,7 +2,7 @@
 
     follow.py RUN_DIR [--from-offsets '{"log": 1234, "metric": 567}'] [--tail N] [--once]
 
-Standard library only, Python >= 3.8, Linux, one self-contained file: it is sent to hosts as it is.
+Standard library only, Python >= 3.8, Linux; it is sent to hosts with the files that it imports.
 Writes one JSON object a line to stdout:
 
     {"log": "a line of node.log", "offset": 1234}    the offset after it, in bytes, to go on from
@@ -30,38 +30,14 @@ import sys
 import time
 from typing import Any, Iterator
 
+from provision.onhost.state import NEVER_STARTED, read_state
+
 POLL = 0.2  # seconds: a person doesn't notice; two stat() and one read of /proc a turn
 ALIVE = 5.0  # seconds between heartbeats, see above
 NO_RECORD = 10.0  # seconds to wait for record.json; the supervisor writes it before it answers
 LONGEST = 1 << 16  # bytes of one line; longer ones are cut into several
 PACE = 4096  # bytes from the end of a pace file: its last line, and more
 CHUNK = 1 << 20  # bytes read at once from a log that is far ahead
-
-
-def read_json(path: str) -> Any:
-    """The JSON in a file, or None when there is no file yet."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
-
-
-def read_lost(record: dict[str, Any]) -> str:
-    """Why the supervisor that a record names does not run any more; empty when it does."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        if file.read().strip() != record["boot_id"]:
-            return "the host was restarted during the run"
-    pid = record["supervisor"]["pid"]
-    try:
-        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        fields = ["X"]
-    # A zombie is dead; another start time (field 22 of proc(5)) is another process.
-    if fields[0] in "ZX" or int(fields[19]) != record["supervisor"]["start_time"]:
-        return "the supervisor (pid %d) died before the run ended" % pid
-    return ""
 
 
 def read_pace(run_dir: str) -> list[dict[str, Any]]:
@@ -170,12 +146,11 @@ def follow(run_dir: str, offsets: dict[str, int], tail: int | None, once: bool) 
     reader_gone.register(sys.stdout.fileno(), 0)  # POLLERR and POLLHUP are always reported
     started, alive = time.monotonic(), 0.0
     while True:
-        # In this order: a run that ends in between has written exit.json before its process went,
-        # and its logs before exit.json.
-        record = read_json(os.path.join(run_dir, "record.json"))
-        late = time.monotonic() - started > NO_RECORD
-        lost = read_lost(record) if record else "no supervisor has started this run" * late
-        ended = read_json(os.path.join(run_dir, "exit.json"))
+        # First how it stands: a run that has ended has written its logs before exit.json.
+        now, late = read_state(run_dir), time.monotonic() - started > NO_RECORD
+        ended, lost = now["exit"], now["why"]
+        if now["state"] == NEVER_STARTED and late:
+            lost = "no supervisor has started this run"
         for event in events(log, metrics, final=bool(ended or lost or once)):
             say(event)
         if once:

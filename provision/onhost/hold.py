@@ -9,6 +9,11 @@ after a power cut too. A controller behind a cut link can't end its stdin: it sa
 few seconds, and counts as gone after SILENCE. Told "confirm", it answers whether the lock is
 still its own.
 
+The lock is taken exclusively, then its record is written, then it is held shared: with the commands
+of its holder that change what is in use, or remove any of it. They share it to their end, so nobody
+takes it before, though its controller may be gone; and one that finds another's token in the record
+does nothing. So a controller that slept for longer than SILENCE changes nothing of its successor's.
+
 Standard library only, Python 3.8 or later.
 """
 
@@ -23,13 +28,17 @@ import sys
 import time
 from typing import Any
 
-from provision.onhost.converse import reply
+from provision.onhost.converse import fail, reason, reply
+from provision.onhost.home import ROOT
 from provision.onhost.processes import is_alive, read_boot_id, read_identity
 
-ROOT = os.path.join(os.path.expanduser("~"), ".zerofleet")
 LOCK = os.path.join(ROOT, "lock")
 #: Seconds. A controller speaks every five.
 SILENCE = 40.0
+#: What a command on this host finds its controller's token in.
+WHOSE = "ZEROFLEET_LOCK"
+#: Bytes of a record, at least. It is written in place: a disk that is full by now has them.
+RECORD = 1024
 
 
 def read_record() -> dict[str, Any] | None:
@@ -84,27 +93,62 @@ def wait_for_record() -> dict[str, Any]:
     return read_record() or {"user": "?", "host": "?", "what": "?", "token": "", "since": None}
 
 
+def write_record(lock: int, record: dict[str, Any] | None) -> None:
+    """Put down who has the lock, or that nobody has."""
+    data = (json.dumps(record) if record else "").encode().ljust(RECORD)
+    os.pwrite(lock, data, 0)
+    os.ftruncate(lock, len(data))
+
+
+def is_shared(lock: int, token: str) -> bool:
+    """Hold the lock shared; False where it is, or is about to be, another command's.
+
+    While it is held so, its record stays: only who has it exclusively writes one. flock(2) makes an
+    exclusive lock a shared one in two steps, and another may come between.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        record = json.loads(os.pread(lock, os.fstat(lock).st_size, 0))
+    except (BlockingIOError, ValueError):
+        return False
+    return is_own(lock) and bool(record["token"] == token)
+
+
+def share() -> None:
+    """Share the lock of the command that this process is part of, to its end.
+
+    SystemExit where that command has it no more.
+    """
+    token = os.environ.get(WHOSE)
+    with contextlib.suppress(OSError):
+        if token and is_shared(os.open(LOCK, os.O_RDONLY), token):
+            return
+    other = read_holder()
+    whose = "%(user)s@%(host)s has it: %(what)s" % other if other else "nobody has it"
+    fail("the lock here is this command's no more (did its machine sleep?); %s" % whose)
+
+
 def take(asker: dict[str, Any]) -> int | None:
     """The lock, with the asker's record in it; None, and an answer, where it is another's."""
-    try:
-        lock = open_locked()
-    except OSError as error:  # no space, read-only, a file system without locks
-        reply({"error": "%s: %s" % (LOCK, error.strerror or error)})
-        return None
-    if lock is None:
-        reply({"held": wait_for_record()})
-        return None
     record = {
         **asker,
         "since": time.time(),
         "boot_id": read_boot_id(),
         "process": read_identity(os.getpid()),
     }
-    os.ftruncate(lock, 0)
-    with contextlib.suppress(OSError):  # a full disk: the lock holds, though it can't say whose
-        os.write(lock, json.dumps(record).encode())
-    reply({"held": None})
-    return lock
+    try:
+        lock = open_locked()
+        if lock is not None:
+            write_record(lock, record)
+            if is_shared(lock, asker["token"]):
+                reply({"held": None})
+                return lock
+            os.close(lock)
+    except OSError as error:  # no space, read-only, a file system without locks
+        reply({"error": "%s: %s" % (LOCK, reason(error))})
+        return None
+    reply({"held": wait_for_record()})
+    return None
 
 
 def hold(lock: int) -> None:
@@ -118,8 +162,9 @@ def hold(lock: int) -> None:
         for line in lines:
             if b"confirm" in line:
                 reply({"own": is_own(lock)})
-    if is_own(lock):
-        os.ftruncate(lock, 0)
+    with contextlib.suppress(OSError):  # a command of its is still at work: the record says whose
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_record(lock, None)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -27,39 +26,33 @@ import threading
 import time
 import urllib.parse
 import zipfile
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
+
+from provision.onhost.converse import fail, say
+from provision.onhost.files import absolute, digest, sync_all, sync_folder
+from provision.onhost.home import ENVS, ROOT
 
 HOME = os.path.expanduser("~")
-ENVS = os.path.join(HOME, ".zerofleet", "envs")
 #: Cores that compile all bytecode (a core-minute) in seconds; on fewer, only what proving imports.
 COMPILE_CORES = 8
 #: Between two lines that say that something is still at work.
 SAY_SECONDS = 5.0
 
 
-def say(text: str) -> None:
-    """A line of progress for the controller."""
-    print("ZEROFLEET-SAY " + text, flush=True)
+def damaged(files: Iterable[list[str]]) -> list[str]:
+    """Pushed files, hashed once more: those that rotted on this disk are removed, and named.
 
-
-def fail(text: str) -> None:
-    """End with the line that the controller shows."""
-    print(text, file=sys.stderr)
-    raise SystemExit(1)
-
-
-def verify(path: str, wanted: str) -> str:
-    """The absolute path of a pushed file, hashed once more; one that is damaged is removed."""
-    path = os.path.join(HOME, path)
-    sha = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            sha.update(block)
-    if sha.hexdigest() != wanted:
-        os.remove(path)  # so that the next deploy pushes it anew
-        found = "sha256 was %s, not %s" % (sha.hexdigest()[:12], wanted[:12])
-        fail("%s: %s; it is removed: run the command again" % (path, found))
-    return path
+    The store lacks them then, which the controller looks at when we fail: it sends them again.
+    """
+    named = []
+    for target, wanted in files:
+        path = absolute(target)
+        found = digest(path)
+        if found != wanted:
+            os.remove(path)
+            why = "sha256 was %s, not %s" % (found[:12], wanted[:12])
+            named.append("%s: %s; it is removed: run the command again" % (path, why))
+    return named
 
 
 def end_with_connection(session: int) -> None:
@@ -134,8 +127,11 @@ def pip(environment: str, args: list[str]) -> None:
 
 def from_index(environment: str, wanted: dict[str, Any]) -> None:
     """Packages as this host's own pip finds them: its index, proxy and certificates are its own."""
-    wheels = [(verify(path, sha256), sha256) for path, sha256 in wanted["wheels"]]
-    requirements = verify(wanted["requirements"], wanted["requirements_sha256"])
+    requirements = wanted["requirements"]
+    said = damaged([*wanted["wheels"], [requirements, wanted["requirements_sha256"]]])
+    if said:
+        fail("; ".join(said))
+    wheels = [(absolute(path), sha256) for path, sha256 in wanted["wheels"]]
     made = subprocess.run(
         [wanted["python"], "-m", "venv", environment],
         stdout=subprocess.PIPE,
@@ -147,8 +143,9 @@ def from_index(environment: str, wanted: dict[str, Any]) -> None:
     with open(own, "w") as stream:
         stream.writelines("%s --hash=sha256:%s\n" % wheel for wheel in wheels)
     quiet = ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    quiet += ["--cache-dir", os.path.join(ROOT, "pip")]  # which undeploy removes
     locked = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
-    pip(environment, ["install", *quiet, *locked, "-r", requirements, "-r", own])
+    pip(environment, ["install", *quiet, *locked, "-r", absolute(requirements), "-r", own])
     pip(environment, ["check", "--disable-pip-version-check"])
 
 
@@ -162,7 +159,10 @@ def from_store(environment: str, wanted: dict[str, Any]) -> None:
     shutil.rmtree(work, ignore_errors=True)  # of an interrupted one
     os.mkdir(work, mode=0o700)
     try:
-        uv = unpack_uv(verify(*wanted["uv"]), work)
+        said = damaged([wanted["uv"]])  # it is run, so it is hashed first
+        if said:
+            fail("; ".join(said + damaged(wanted["wheels"])))
+        uv = unpack_uv(absolute(wanted["uv"][0]), work)
         # Nothing of the user's own uv, and no environment that this session happens to be in.
         misleading = ("UV_", "VIRTUAL_ENV", "CONDA_", "PYTHONPATH", "PYTHONHOME")
         environ = {k: v for k, v in os.environ.items() if not k.startswith(misleading)}
@@ -229,9 +229,7 @@ def run_uv(argv: list[str], environ: dict[str, str], wheels: Any = ()) -> None:
 
     errors = follow(argv, heard, environ)
     if errors:
-        for path, sha256 in wheels:
-            verify(path, sha256)
-        fail("uv: " + " / ".join(errors)[:600])
+        fail("; ".join(damaged(wheels)) or "uv: " + " / ".join(errors)[:600])
 
 
 def create(wanted: dict[str, Any]) -> None:
@@ -258,8 +256,18 @@ def create(wanted: dict[str, Any]) -> None:
         say("making the environment with " + wanted["python"])
         make = from_store if "uv" in wanted else from_index
         make(environment, wanted)
-        with open(installed, "w") as stream:
-            stream.write("all packages; complete.json says that they were proved\n")
+        mark_installed(installed)
+
+
+def mark_installed(path: str) -> None:
+    """Say that all packages are there, once they are on the disk: a power cut keeps that order."""
+    folder = os.path.dirname(path)
+    sync_all(folder)
+    with open(path, "w") as stream:
+        stream.write("all packages; complete.json says that they were proved\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    sync_folder(folder)
 
 
 if __name__ == "__main__":

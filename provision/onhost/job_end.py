@@ -3,7 +3,7 @@
     job_end.py ATTEMPT RANKS STATUS    ATTEMPT/node<k>/ has node.log and ranks/; RANKS a node
 
 Exit 0; or 75 when ranks only saw others go, and no node says why: one of them was lost. Sent along
-with ending.py and folder.py. Standard library, Python 3.8 or later.
+with the files that it imports. Standard library, Python 3.8 or later.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import sys
 import time
 from typing import Any
 
-from provision.onhost.ending import EXCEPTION, node_exit, own_failure
+from provision.onhost.ending import node_exit, own_failure
 from provision.onhost.folder import read_metrics, write_json
+from provision.onhost.symptoms import EXCEPTION
 
 #: sysexits.h calls it EX_TEMPFAIL: try again.
 NODE_LOST = 75

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
+
+from provision.onhost.command import read_command
 
 MOST = 8  # lines that are kept: a GPU that fell off the bus repeats itself
 JOURNAL_SECONDS = 5.0
 #: As mm/oom_kill.c and NVIDIA's driver write them (https://docs.nvidia.com/deploy/xid-errors/).
 OOM = re.compile(r"(?:Memory cgroup out|Out) of memory: Killed process \d+ \([^)]*\)")
-XID = re.compile(r"NVRM: Xid \((?:PCI:)?[^)]+\): \d+.*")
+XID = re.compile(r"NVRM: Xid \((?:PCI:)?[^)]+\): (?P<number>\d+).*")
+#: Those that no program causes: memory that can't be corrected (48, 63, 64, 94, 95), NVLink (74),
+#: off the bus (79), the GPU's own processor (119, 120). 13, 31, 43 and 45 may be a program's doing:
+#: https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html
+HARDWARE = (48, 63, 64, 74, 79, 94, 95, 119, 120)
 
 
 def parse_records(text: str, since: float) -> list[str]:
@@ -35,6 +40,18 @@ def evidence(lines: list[str]) -> list[str]:
     """What of the kernel's lines explains a rank's end."""
     matches = (OOM.search(line) or XID.search(line) for line in lines)
     return list(dict.fromkeys(match.group() for match in matches if match))[:MOST]
+
+
+def xids(lines: list[str]) -> list[str]:
+    """Those that tell of a GPU's error, of its hardware first."""
+    found = [match for match in map(XID.match, lines) if match]
+    return [m.group() for m in sorted(found, key=lambda m: int(m["number"]) not in HARDWARE)]
+
+
+def gpu_failed(lines: list[str]) -> str:
+    """The line by which a GPU failed here, whatever ran on it; empty if none did."""
+    worst = XID.match("".join(xids(lines)[:1]))
+    return worst.group() if worst and int(worst["number"]) in HARDWARE else ""
 
 
 def read_kmsg() -> str | None:
@@ -62,18 +79,7 @@ def read_kmsg() -> str | None:
 def read_journal(began: float) -> list[str]:
     """The kernel's lines in systemd's journal since a time of day; none where it is not ours."""
     argv = ["journalctl", "--dmesg", "--quiet", "--no-pager", "--output=cat", "--since=@%d" % began]
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=JOURNAL_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.decode("utf-8", "replace").splitlines() if done.returncode == 0 else []
+    return (read_command(argv, JOURNAL_SECONDS) or "").splitlines()
 
 
 def read_evidence(began: float) -> list[str]:

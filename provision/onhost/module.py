@@ -24,12 +24,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from typing import Any
 
 from provision.onhost import collect, unpack
+from provision.onhost.converse import answer_line, live, write
 
-ALIVE_SECONDS = 5.0
 #: Seconds that a module has to end after SIGTERM.
 GRACE = 5.0
 #: No bars, and no word about what is no error: each line is shown to a person.
@@ -41,26 +40,17 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
 }
-_SPEAKING = threading.Lock()
 
 
 def tell(line: str) -> None:
     """One whole line to the controller. Where it has gone, stdin ends, and that ends this."""
-    with _SPEAKING, contextlib.suppress(OSError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        write(line)
 
 
 def reply(**found: Any) -> None:
     """One answer."""
-    tell("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(found))
-
-
-def live() -> None:
-    """Show every few seconds that this host is still there: the body of a daemon thread."""
-    while True:
-        time.sleep(ALIVE_SECONDS)
-        tell("ZEROFLEET-ALIVE")
+    tell(answer_line(found))
 
 
 def start(folder: str, python: str, order: dict[str, Any]) -> subprocess.Popen[str]:
@@ -102,10 +92,8 @@ def pass_on(child: subprocess.Popen[str], folder: str) -> None:
             tell("ZEROFLEET-SAY " + line.rstrip())
     reader.join()
     code = child.wait()
-    files = []
-    for path in collect.below(os.path.join(folder, "result"), True) if code == 0 else ():
-        size = os.path.getsize(path)
-        files.append({"path": path, "size": size, "sha256": collect.digest(path)})
+    paths = collect.below(os.path.join(folder, "result"), True) if code == 0 else ()
+    files = [file for file in map(collect.read_file, paths) if file]
     reply(exit=code, last=last[0], files=files)
 
 
@@ -158,7 +146,7 @@ def main() -> None:
     root = os.path.expanduser("~/.zerofleet/asked")
     os.makedirs(root, mode=0o700, exist_ok=True)
     folder = tempfile.mkdtemp(dir=root)
-    threading.Thread(target=live, daemon=True).start()
+    threading.Thread(target=live, args=(tell,), daemon=True).start()
     try:
         converse(folder)
     finally:

@@ -13,26 +13,16 @@ Standard library only, Python 3.8 or later.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sys
+from typing import Callable, Mapping
 
-
-def absolute(target: str) -> str:
-    """A target below HOME unless absolute."""
-    return os.path.join(os.path.expanduser("~"), os.path.expanduser(target))
-
-
-def digest(path: str) -> str:
-    """sha256 of a file, in hexadecimal."""
-    sha = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            sha.update(block)
-    return sha.hexdigest()
+from provision.onhost.converse import fail, reply
+from provision.onhost.files import absolute, digest, manifest_rows
 
 
 def make_folder(path: str) -> None:
@@ -41,6 +31,29 @@ def make_folder(path: str) -> None:
     if (path + os.sep).startswith(own + os.sep):
         os.makedirs(own, mode=0o700, exist_ok=True)
     os.makedirs(path, exist_ok=True)
+
+
+def hold_store(kind: int) -> int | None:
+    """The store for pushes (LOCK_SH: they share it), or for who removes of it (LOCK_EX).
+
+    A push waits; who removes does not: None where one is at work, on any host of a shared home.
+    It is held until this process ends, or the descriptor is closed.
+    """
+    store = absolute(".zerofleet/store")
+    make_folder(store)
+    path = os.path.join(store, ".lock")
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, kind if kind == fcntl.LOCK_SH else kind | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except FileNotFoundError:  # an undeploy removed all of it meanwhile
+            make_folder(store)
+        os.close(lock)
 
 
 def folders(targets: list[str]) -> dict[str, list[str]]:
@@ -84,20 +97,43 @@ def look(_: list[str]) -> dict[str, object]:
 
 def tree(args: list[str]) -> dict[str, object]:
     """Make a folder of the store; its name is there only when it is whole."""
+    hold_store(fcntl.LOCK_SH)
     folder = absolute(os.path.join(".zerofleet/store", args[0]))
     target = os.path.join(folder, args[1])
     made = target + ".partial"
     with open(os.path.join(folder, "manifest"), encoding="utf-8") as lines:
         fcntl.flock(lines, fcntl.LOCK_EX)  # two pushes of one folder
-        if not os.path.isdir(target):
+        files = [(path, stored(sha256)) for sha256, path in manifest_rows(lines)]
+        for path, there in files:
+            if not there:
+                fail("%s was removed meanwhile, by a clean: run the command again" % path)
+        if os.path.isdir(target):
+            mend_tree(target, files)
+        else:
             shutil.rmtree(made, ignore_errors=True)
-            for line in lines:
-                sha256, _, path = line.rstrip("\n").partition("  ")
+            for path, there in files:
                 name = os.path.join(made, path)
                 os.makedirs(os.path.dirname(name), exist_ok=True)
-                os.link(stored(sha256), name)
+                os.link(there, name)
             os.rename(made, target)
     return {"path": target}
+
+
+def mend_tree(folder: str, files: list[tuple[str, str]]) -> None:
+    """Have a folder of the store hold the store's own files again, each at once."""
+    for path, there in files:
+        link = os.path.join(folder, path)
+        if not os.path.exists(link) or not os.path.samefile(link, there):
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            link_at_once(there, link)
+
+
+def link_at_once(there: str, link: str) -> None:
+    """Have a name be that of another file, in one step."""
+    with contextlib.suppress(FileNotFoundError):  # of an interrupted one
+        os.unlink(link + ".partial")
+    os.link(there, link + ".partial")
+    os.replace(link + ".partial", link)
 
 
 def relink(there: str, sha256: str) -> None:
@@ -108,17 +144,15 @@ def relink(there: str, sha256: str) -> None:
         if not os.path.isfile(manifest):
             continue
         with open(manifest, encoding="utf-8") as lines:
-            listed = [line.rstrip("\n").partition("  ") for line in lines]
-        paths = [path for found, _, path in listed if found == sha256]
+            paths = [path for found, path in manifest_rows(lines) if found == sha256]
         for name in os.listdir(digest_folder):
             for link in [os.path.join(digest_folder, name, path) for path in paths]:
                 if os.path.isfile(link) and not os.path.samefile(link, there):
-                    os.link(there, link + ".partial")
-                    os.replace(link + ".partial", link)
+                    link_at_once(there, link)
 
 
 if __name__ == "__main__":
-    answer = {"folders": folders, "files": files, "look": look, "tree": tree}[sys.argv[1]](
-        sys.argv[2:]
-    )
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer))
+    commands: dict[str, Callable[[list[str]], Mapping[str, object]]] = {
+        "folders": folders, "files": files, "look": look, "tree": tree
+    }  # fmt: skip
+    reply(commands[sys.argv[1]](sys.argv[2:]))

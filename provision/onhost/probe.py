@@ -20,7 +20,8 @@ import sys
 import time
 from typing import Any, Callable
 
-from provision.onhost import probe_gpu, probe_host, probe_net
+from provision.onhost import probe_deployed, probe_disk, probe_gpu, probe_host, probe_net
+from provision.onhost.converse import reply
 from provision.onhost.probe_read import first_match, read_file, reason, side_by_side
 
 #: Seconds for everything, below any controller's own limit.
@@ -47,7 +48,7 @@ def readers(peers: list[str], paths: list[str]) -> dict[str, Callable[[], Any]]:
         "user": lambda: account().pw_name,
         "shell": lambda: account().pw_shell,
         "home": lambda: os.path.expanduser("~"),
-        **probe_host.HOMES,
+        **probe_disk.HOMES,
         "machine_id": lambda: read_file("/etc/machine-id"),
         "boot_id": lambda: read_file("/proc/sys/kernel/random/boot_id"),
         "namespaces": probe_host.read_namespaces,
@@ -68,14 +69,14 @@ def readers(peers: list[str], paths: list[str]) -> dict[str, Callable[[], Any]]:
         "memory": probe_host.read_memory,
         "memory.limit": probe_host.read_memory_limit,
         "limits": probe_host.read_limits,
-        "disk": lambda: probe_host.read_disk("~/.zerofleet"),
-        "disks": lambda: probe_host.read_disks(paths),
-        "shm": probe_host.read_shm,
-        "pythons": probe_host.read_pythons,
-        "environment": probe_host.read_environment,
-        "environment.now": probe_host.read_environment_now,
-        "environments": probe_host.read_environments,
-        "store": probe_host.read_store,
+        "disk": lambda: probe_disk.read_disk("~/.zerofleet"),
+        "disks": lambda: probe_disk.read_disks(paths),
+        "shm": probe_disk.read_shm,
+        "pythons": probe_deployed.read_pythons,
+        "environment": probe_deployed.read_environment,
+        "environment.now": probe_deployed.read_environment_now,
+        "environments": probe_deployed.read_environments,
+        "store": probe_deployed.read_store,
         "toolkits": lambda: probe_gpu.read_toolkits() or None,
         "interfaces": probe_net.read_interfaces,
         "infiniband": probe_net.read_infiniband,
@@ -107,6 +108,5 @@ def read_facts(peers: list[str], paths: list[str]) -> dict[str, dict[str, object
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    answer = read_facts(given.get("peers", []), given.get("paths", []))
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer), flush=True)
+    reply(read_facts(given.get("peers", []), given.get("paths", [])))
     os._exit(0)  # threads that wait for a dead disk are left to the kernel

@@ -1,4 +1,4 @@
-"""What a host is, network and GPUs aside: system, CPU, memory, disks, Pythons, what was deployed.
+"""What a host is, network, GPUs and disks aside: its system, its CPU, its memory.
 
 Standard library only, Python 3.8 or later.
 """
@@ -6,42 +6,21 @@ Standard library only, Python 3.8 or later.
 from __future__ import annotations
 
 import glob
-import json
 import os
 import platform
 import re
 import resource
 import shutil
-from functools import partial
-from typing import Any, Iterator
+from typing import Iterator
 
-from provision.onhost.probe_read import (
-    COMMAND,
-    first_match,
-    output,
-    read_file,
-    reason,
-    side_by_side,
-)
+from provision.onhost.probe_read import first_match, output, read_file
 
-#: Looked at, never written to.
-TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108
-#: Seconds for one path: a dead NFS never answers.
-PATH_SECONDS = 12
 # The four x86-64 levels as /proc/cpuinfo names their flags, each on top of the one before:
 # https://gitlab.com/x86-psABIs/x86-64-ABI (table "Micro-Architecture Levels")
 X86_LEVELS = (
     ("x86-64-v2", "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3"),
     ("x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"),
     ("x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
-)
-#: File systems of several machines whose source in /proc/self/mounts may not look like it.
-NETWORK_TYPES = ("beegfs", "beegfs_nodev", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "panfs",
-                 "smb3", "wekafs")  # fmt: skip
-PYTHONS = ["python3", "python"] + ["python3.%d" % minor for minor in range(8, 16)]
-ASK_PYTHON = (
-    "import sys,importlib.util as u;print(sys.executable,'%d.%d.%d'%sys.version_info[:3],"
-    "int(bool(u.find_spec('venv') and u.find_spec('ensurepip'))),sys.implementation.name,sep='|')"
 )
 
 
@@ -62,12 +41,6 @@ def read_container() -> object:
         if os.path.exists(path):
             return kind
     return read_file("/run/systemd/container")
-
-
-def read_home_id() -> object:
-    """Device and inode of the home folder."""
-    found = os.stat(os.path.expanduser("~"))
-    return "%d:%d" % (found.st_dev, found.st_ino)
 
 
 def read_glibc() -> object:
@@ -194,164 +167,3 @@ def read_limits() -> object:
         soft, hard = (None if limit == resource.RLIM_INFINITY else limit for limit in pair)
         limits[name] = {"soft": soft, "hard": hard}
     return limits
-
-
-# Disks.
-
-
-def read_mount(path: str) -> tuple[str, str, str]:
-    """Mount point, type and source of the file system of an existing path: proc_mounts(5)."""
-    best = ("/", "", "")
-    for line in (read_file("/proc/self/mounts") or "").splitlines():
-        fields = line.split()
-        point = re.sub(r"\\(\d{3})", lambda m: chr(int(m.group(1), 8)), fields[1])
-        if (path + "/").startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
-            best = (point, fields[2], fields[0])
-    return best
-
-
-def nearest_folder(path: str) -> str:
-    """Where a path is, or would be: the real path of its nearest existing folder."""
-    on = os.path.realpath(os.path.expanduser(path))
-    while not os.path.isdir(on):
-        on = os.path.dirname(on)
-    return on
-
-
-def read_home_place() -> object:
-    """What ~/.zerofleet lies in, equal on all hosts that see one and the same folder.
-
-    On a network file system that is its source and the folder's inode; on any other, the machine's
-    own, the device's number in place of the source.
-    """
-    path = os.path.realpath(os.path.expanduser("~/.zerofleet"))
-    # The folder above it: it is there before the first deploy, too.
-    on = path if os.path.ismount(path) else nearest_folder(os.path.dirname(path))
-    _, kind, source = read_mount(on)
-    found = os.stat(on)
-    if kind not in NETWORK_TYPES and ":" not in source and not source.startswith("//"):
-        source = "%s %d" % (read_file("/proc/sys/kernel/random/boot_id"), found.st_dev)
-    return "%s %d %s" % (source, found.st_ino, os.path.relpath(path, on))
-
-
-#: Facts that tell homes apart.
-HOMES = {"home.id": read_home_id, "home.place": read_home_place}
-
-
-def read_disk(path: str) -> dict[str, object]:
-    """The file system that a path is on, or would be: looked up at its nearest existing folder."""
-    on = nearest_folder(path)
-    found = os.statvfs(on)
-    mount, kind, _ = read_mount(on)
-    return {
-        "on": on,
-        "free": found.f_bavail * found.f_frsize,
-        "total": found.f_blocks * found.f_frsize,
-        "inodes_free": found.f_favail,
-        "inodes": found.f_files,
-        "writable": os.access(on, os.W_OK | os.X_OK),
-        "read_only": bool(found.f_flag & os.ST_RDONLY),
-        "noexec": bool(found.f_flag & os.ST_NOEXEC),
-        "type": kind,
-        "mount": mount,
-        "device": os.stat(on).st_dev,
-    }
-
-
-def read_disks(paths: list[str]) -> object:
-    """Home, ~/.zerofleet, the folder for temporary files, and what was asked for."""
-    asked = dict.fromkeys(["~", "~/.zerofleet", os.environ.get("TMPDIR") or TMP, *paths])
-    found = side_by_side({p: partial(read_disk, p) for p in asked}, PATH_SECONDS)
-    return {
-        path: {"error": reason(disk)} if isinstance(disk, Exception) else disk
-        for path, disk in found.items()
-    }
-
-
-def read_shm() -> object:
-    """What is shared as memory: DataLoader workers and gloo exchange tensors through it."""
-    if not os.path.isdir(SHM):
-        return None
-    found = os.statvfs(SHM)
-    size = found.f_frsize
-    return {"total": found.f_blocks * size, "free": found.f_bavail * size}
-
-
-# Python, and what was deployed.
-
-
-def read_pythons() -> object:
-    """Every CPython on PATH that runs, and the one below what is deployed: path, version, and
-    whether it can make a venv.
-    """
-    names: dict[str, str] = {}
-    base = [(read_environment() or {}).get("base")]  # on no PATH where it is a venv's or conda's
-    for name in [*PYTHONS, *filter(None, base)]:
-        path = shutil.which(name)
-        if path:
-            # Links to one file are one interpreter, except where a pyvenv.cfg stands beside one.
-            folder = os.path.dirname(path)
-            own = os.path.exists(os.path.join(os.path.dirname(folder), "pyvenv.cfg"))
-            names.setdefault(path if own else os.path.realpath(path), path)
-    ask = ["-I", "-S", "-c", ASK_PYTHON]
-    asked = {path: partial(output, [path, *ask]) for path in names.values()}
-    found: dict[str, dict[str, object]] = {}
-    for out in side_by_side(asked, COMMAND).values():
-        if isinstance(out, Exception) or out.count("|") != 3:
-            continue  # a shim of a version that is not there, a Windows stub
-        path, version, venv, implementation = out.split("|")
-        if implementation == "cpython":
-            found.setdefault(path, {"path": path, "version": version, "venv": venv == "1"})
-    return list(found.values())
-
-
-def read_environment() -> Any:
-    """The environment that ~/.zerofleet/current names: its record, absent if there is none."""
-    current = os.path.expanduser("~/.zerofleet/current")
-    text = read_file(os.path.join(current, "complete.json"))
-    if text is None:
-        return None
-    record = json.loads(text)
-    record["path"] = os.path.realpath(current)
-    return record
-
-
-def read_environment_now() -> object:
-    """What that environment's folder holds now, whatever its record says."""
-    pattern = os.path.expanduser("~/.zerofleet/current/lib/python3*/site-packages")
-    sites = glob.glob(pattern)
-    if not sites:
-        return None
-    sites += (read_environment() or {}).get("sites") or []  # those of the user's own Python
-
-    def version(name: str) -> str | None:
-        for site in map(glob.escape, sites):
-            found = glob.glob(os.path.join(site, name + "-[0-9]*.dist-info"))
-            if found:
-                return os.path.basename(found[0])[: -len(".dist-info")].split("-")[1]
-        return None
-
-    files = (read_file(os.path.join(site, "torch", "version.py")) for site in sites)
-    torch = next(filter(None, files), None)
-    return {
-        "torch": first_match(r"^__version__ *= *['\"]([^'\"]+)", torch),
-        "torch_cuda": first_match(r"^cuda\b[^=]*= *['\"]([^'\"]+)", torch),
-        "nccl": version("nvidia_nccl_cu*[0-9]"),
-        "deepspeed": version("deepspeed"),
-    }
-
-
-def read_environments() -> object:
-    """Lock names of the complete environments on this host."""
-    pattern = os.path.expanduser("~/.zerofleet/envs/*/complete.json")
-    return sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(pattern))
-
-
-def read_store() -> object:
-    """What ~/.zerofleet/store holds: sha256/name."""
-    root = os.path.expanduser("~/.zerofleet/store")
-    return sorted(
-        os.path.relpath(path, root)
-        for path in glob.glob(os.path.join(root, "*", "*"))
-        if not path.endswith(".partial")
-    )

@@ -1,10 +1,11 @@
 """Processes of a run: who they are, and how they are ended.
 
-By pid and never by name, and only direct children of this process, whose pids can't be reused
-before it reaps them. torchrun gives every rank a session of its own (``start_new_session`` in
-torch's SubprocessHandler), so ranks outlive a torchrun that was killed; the supervisor is therefore
-their subreaper (prctl(2)): orphans become its direct children, whatever session they are in, and
-are ended one generation after another.
+By pid and never by name. A supervisor ends only its direct children, whose pids can't be reused
+before it reaps them; of one that was killed, a stop ends what its record names. torchrun gives
+every rank a session of its own (``start_new_session`` in torch's SubprocessHandler), so ranks
+outlive a torchrun that was killed; the supervisor is therefore their subreaper (prctl(2)): orphans
+become its direct children, whatever session they are in, and are ended one generation after
+another.
 
 Imported by other files of onhost/, and sent along with them. Standard library, Python 3.8, Linux.
 """
@@ -38,6 +39,32 @@ def read_stat(pid: int) -> tuple[str, int, int, int] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return fields[0], int(fields[1]), int(fields[2]), int(fields[19])
+
+
+def read_exit_code(pid: int) -> int | None:
+    """How a process has ended that nobody has reaped yet, as subprocess says it; None otherwise."""
+    try:
+        with open("/proc/%d/stat" % pid, encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields[0] != "Z" or len(fields) < 50:
+        return None
+    status = int(fields[49])  # as waitpid(2) has it
+    return -(status & 0x7F) or status >> 8
+
+
+def read_moved_bytes(pid: int) -> int:
+    """Bytes that a process has read and written so far, over the network too; 0 if unknown.
+
+    proc(5), io. A save under ZeRO-3 gathers weights before it writes any.
+    """
+    try:
+        with open("/proc/%d/io" % pid, encoding="ascii") as file:
+            pairs = dict(line.split(": ") for line in file.read().splitlines())
+        return sum(int(pairs[name]) for name in ("rchar", "wchar", "write_bytes"))
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def read_identity(pid: int) -> dict[str, int] | None:
@@ -101,6 +128,25 @@ def prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(%d)" % option)
+
+
+def end_recorded(recorded: list[dict[str, int]], boot_id: str, grace: float) -> None:
+    """End those processes of a record that still run, and have no supervisor any more.
+
+    SIGTERM first; SIGKILL for what is left after ``grace`` seconds. They are no children of this
+    process: each is known by its pid, when it started, and the boot.
+    """
+    deadline, asked = time.monotonic() + grace, False
+    while True:
+        left = [one["pid"] for one in recorded if is_alive(one, boot_id)]
+        late = time.monotonic() > deadline
+        for pid in left if late or not asked else ():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+        if late or not left:
+            return
+        asked = True
+        time.sleep(POLL)
 
 
 def end_children(grace: float, pause: Callable[[float], None] = time.sleep) -> list[int]:

@@ -9,12 +9,12 @@ back to compiling on first use without a word. A CPU Adam is held to torch's own
 
 With "versions" the environment must hold exactly these; each of "imports" must import. Preflight
 asks for neither. "base" and "sites": the user's own Python that it lies over; noted down. "record"
-false: say whether it is good here, and leave it to another host of this home to note that down.
+false: write nothing; so preflight asks, and a deploy of a host whose home another host shares and
+notes it down. Answers {"loads": true}, or ends with the line that says why not.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -24,16 +24,13 @@ import time
 from importlib import metadata
 from typing import Any, Iterable
 
+from provision.onhost.converse import fail, reply
+from provision.onhost.files import sync_all, sync_folder
+
 #: Steps of the optimizers, and how far apart their parameters may then be: float32 rounds, and the
 #: two add in another order. They were 4.8e-7 apart where this was written.
 STEPS, CLOSE = 3, 1e-5
 TOOLS = ("pip", "setuptools", "wheel")
-
-
-def fail(text: str) -> None:
-    """End with the line that the controller shows."""
-    print(text, file=sys.stderr)
-    raise SystemExit(1)
 
 
 def refuse_jit(*_: object, **__: object) -> None:
@@ -138,15 +135,19 @@ def prove(wanted: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    record = prove(asked)
-    if not asked.get("record", True):
-        raise SystemExit
+def write_record(record: dict[str, Any]) -> None:
+    """Note down in the environment that it is proved, and with that make it complete."""
     path = os.path.join(sys.prefix, "complete.json")
     with open(path + ".partial", "w") as stream:
         json.dump(record, stream, indent=1, sort_keys=True)
-        stream.flush()
-        # What was installed is on the disk before it counts, also after a power cut: syncfs(2).
-        ctypes.CDLL(None).syncfs(stream.fileno())
+    sync_all(sys.prefix)  # what was installed is on the disk before it counts
     os.replace(path + ".partial", path)
+    sync_folder(sys.prefix)  # and so is its name, before ``current`` may be this environment
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    proved = prove(asked)
+    if asked.get("record", True):
+        write_record(proved)
+    reply({"loads": True})

@@ -3,10 +3,8 @@
     runs.py list [FOLDER]       every run below FOLDER (default ~/.zerofleet/runs), in few words
     runs.py show RUN [FOLDER]   one run, with the processes of its ranks
 
-Sent with follow.py, which it imports. Standard library only, Python 3.8 or later, Linux. Answers
-``{"user": …, "now": …, "runs": […]}``; what can't be known is null. A run's ``state``: ``running``,
-how it ended by its own word (``finished``, ``failed``, ``stopped``), ``lost`` (its supervisor is
-gone without a word: ``why``), or ``never started``.
+Standard library only, Python 3.8 or later, Linux. Answers
+``{"user": …, "now": …, "runs": […]}``; what can't be known is null. A run's ``state``: state.py.
 """
 
 from __future__ import annotations
@@ -14,13 +12,16 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import re
-import subprocess
 import sys
 import time
 from typing import Any
 
-from provision.onhost.follow import read_json, read_lost, read_pace
+from provision.onhost.command import read_command
+from provision.onhost.converse import reply
+from provision.onhost.folder import read_json
+from provision.onhost.follow import read_pace
+from provision.onhost.processes import read_rank
+from provision.onhost.state import RUNNING, read_state
 
 PIECE = 1 << 16  # bytes read from each end of metrics.jsonl: hundreds of steps
 NVIDIA_SMI_SECONDS = 10  # it can hang on a broken GPU
@@ -49,9 +50,18 @@ def parse_events(data: bytes) -> list[dict[str, Any]]:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict):
+        if isinstance(event, dict) and is_whole(event):
             found.append(event)
     return found
+
+
+def is_whole(event: dict[str, Any]) -> bool:
+    """Whether an event has what is read of it here; a user's own script may write anything."""
+    needed = {"begin": ("total_steps",), "step": ("step", "total_steps", "at")}
+    numbers = [event.get(key) for key in needed.get(str(event.get("event")), ())]
+    maybe = [event[key] for key in ("loss", "tokens") if event.get(key) is not None]
+    whole = event.get("event") != "step" or "loss" in event
+    return whole and all(isinstance(number, (int, float)) for number in numbers + maybe)
 
 
 def progress(head: list[dict[str, Any]], tail: list[dict[str, Any]]) -> dict[str, Any]:
@@ -95,24 +105,18 @@ def what(argv: list[str], environ: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def read_state(run_dir: str) -> dict[str, Any]:
-    """How the run stands, by its files and the process that its record names."""
-    # The record, the process, then exit.json: a run that ends in between is ended.
-    record = read_json(os.path.join(run_dir, "record.json"))
-    why = read_lost(record) if record else ""
-    ended = read_json(os.path.join(run_dir, "exit.json"))
-    if ended:
-        state, why = ended["state"], ""
-    elif record:
-        state = "lost" if why else "running"
-    else:
-        state = "never started"
+def read_standing(run_dir: str) -> dict[str, Any]:
+    """How the run stands (state.py), and whether it is being stopped."""
+    now = read_state(run_dir)
     try:
         asked: float | None = os.stat(os.path.join(run_dir, "stop")).st_mtime
     except FileNotFoundError:
         asked = None
-    found = {"state": state, "why": why, "stopping": state == "running" and asked is not None}
-    return {**found, "stop_asked_at": asked, "record": record, "exit": ended}
+    running = now["state"] == RUNNING
+    stopping = {"stopping": running and asked is not None, "stop_asked_at": asked}
+    # Before it stops, it may save: pausing.py.
+    saving = running and os.path.exists(os.path.join(run_dir, "pause"))
+    return {**now, **stopping, "saving": saving}
 
 
 def read_run(run_dir: str) -> dict[str, Any] | None:
@@ -121,7 +125,7 @@ def read_run(run_dir: str) -> dict[str, Any] | None:
         plan = read_json(os.path.join(run_dir, "plan.json"))
         owner = os.stat(run_dir).st_uid
         made = os.stat(os.path.join(run_dir, "plan.json")).st_mtime if plan else 0.0
-        state = read_state(run_dir)
+        state = read_standing(run_dir)
     except (OSError, ValueError):
         return None
     if not isinstance(plan, dict) or "argv" not in plan:
@@ -133,6 +137,7 @@ def read_run(run_dir: str) -> dict[str, Any] | None:
         **state,
         "first_rank": plan["first_rank"],
         "limits": plan.get("limits") or {},
+        "asked": plan.get("asked") or {},
         "argv": plan["argv"],
         "run_dir": run_dir,
         "by": user_name(owner),
@@ -168,34 +173,14 @@ def read_process(pid: int) -> dict[str, Any] | None:
     }
 
 
-def read_local_rank(pid: int) -> int | None:
-    """LOCAL_RANK as a process was given it; None without, or when it is not ours to read."""
-    try:
-        with open("/proc/%d/environ" % pid, "rb") as file:
-            match = re.search(rb"(?:^|\0)LOCAL_RANK=(\d+)\0", file.read())
-    except OSError:
-        return None
-    return int(match.group(1)) if match else None
-
-
 def read_gpu_bytes() -> dict[int, int] | None:
     """Bytes of GPU memory by pid; None where the driver does not say."""
     argv = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=NVIDIA_SMI_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if done.returncode:
+    said = read_command(argv, NVIDIA_SMI_SECONDS)
+    if said is None:
         return None
     used: dict[int, int] = {}
-    for line in done.stdout.decode("utf-8", "replace").splitlines():
+    for line in said.splitlines():
         pid, _, mebibytes = line.partition(",")
         if pid.strip().isdigit() and mebibytes.strip().isdigit():
             used[int(pid)] = used.get(int(pid), 0) + int(mebibytes) * 1024 * 1024
@@ -204,14 +189,14 @@ def read_gpu_bytes() -> dict[int, int] | None:
 
 def read_ranks(run: dict[str, Any], torchrun: int | None) -> list[dict[str, Any]]:
     """The processes of a running run's ranks: the launcher's children that have a LOCAL_RANK."""
-    if run["state"] != "running" or not torchrun:
+    if run["state"] != RUNNING or not torchrun:
         return []
     processes = [read_process(int(name)) for name in os.listdir("/proc") if name.isdigit()]
     gpu, ranks = read_gpu_bytes(), []
     for process in processes:
         if process is None or process.pop("parent") != torchrun:
             continue
-        local_rank = read_local_rank(process["pid"])
+        local_rank = read_rank(process["pid"]).get("local_rank")
         if local_rank is not None:
             rank = {"rank": run["first_rank"] + local_rank, "local_rank": local_rank}
             used = None if gpu is None else gpu.get(process["pid"])
@@ -249,8 +234,7 @@ def main(arguments: list[str]) -> int:
     else:
         sys.stderr.write("usage: runs.py list [FOLDER] | show RUN [FOLDER]\n")
         return 2
-    answer = {"user": user_name(os.getuid()), "now": time.time(), "runs": runs}
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps(answer))
+    reply({"user": user_name(os.getuid()), "now": time.time(), "runs": runs})
     return 0
 
 

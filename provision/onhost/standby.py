@@ -1,10 +1,11 @@
 """Stand by for a run: import torchrun while the checks go on, then take its folder and start it.
 
-    standby.py PYTHON
+    standby.py PYTHON WAITING
 
 PYTHON: the Python of the run's environment, below HOME unless absolute. Where there is none, or
-none is named, torchrun is started when the run is. A conversation over stdin and stdout: orders are
-JSON objects, one a line; each has one answer, with an ``error`` where it was not carried out:
+none is named, torchrun is started when the run is. WAITING: the program waiting.py, for it. A
+conversation over stdin and stdout: orders are JSON objects, one a line; each has one answer, with
+an ``error`` where it was not carried out:
 
     {"do": "here"}                                            {}
     {"do": "put", "target", "sha256", "size", "mode"}         a file, whose bytes follow
@@ -30,31 +31,32 @@ import traceback
 from typing import Any
 
 from provision.onhost.ahead import Ahead
-from provision.onhost.place import absolute, files, make_folder
+from provision.onhost.files import absolute
+from provision.onhost.node import supervise
+from provision.onhost.place import files, make_folder
 from provision.onhost.supervise import (
-    FOREIGN,
     claim,
     close_others,
     leave_session,
     refuse,
     say,
     started_state,
-    supervise,
     turn_to,
 )
+from provision.onhost.torchrun import FOREIGN, SECRETS
 from provision.onhost.unpack import unpack
 
 LIFETIME = 900  # seconds without an order: a controller that vanished without a word
 BLOCK = 1 << 20
 
 
-def begin_ahead(python: str) -> Ahead | None:
+def begin_ahead(python: str, waiting: str) -> Ahead | None:
     """Torchrun of that Python, imported from now on; None where that can't be."""
     path = absolute(python)
     if not python or not hasattr(os, "memfd_create") or not os.access(path, os.X_OK):
         return None
     with contextlib.suppress(OSError):
-        return Ahead(path, {k: v for k, v in os.environ.items() if not FOREIGN.match(k)})
+        return Ahead(path, waiting, {k: v for k, v in os.environ.items() if not FOREIGN.match(k)})
     return None
 
 
@@ -121,9 +123,10 @@ def become_supervisor(run_dir: str, ahead: Ahead | None, front: int) -> None:
             answer()
 
 
-def converse(python: str, front: int) -> None:
+def converse(python: str, waiting: str, front: int) -> None:
     """Do what the controller says, until it says no more or a run has ended."""
-    ahead = begin_ahead(python)
+    ahead = begin_ahead(python, waiting)
+    secret: list[str] = []
     while True:
         signal.alarm(LIFETIME)
         line = sys.stdin.buffer.readline()
@@ -134,18 +137,23 @@ def converse(python: str, front: int) -> None:
             return
         if order["do"] == "end":
             break
+        if order["do"] == "put" and os.path.basename(order["target"]) == SECRETS:
+            secret.append(absolute(order["target"]))
         say(obey(order))
+    for path in secret:  # no supervisor will take them
+        with contextlib.suppress(OSError):
+            os.unlink(path)
     if ahead:
         ahead.end()
 
 
-def main(python: str) -> int:
+def main(python: str, waiting: str) -> int:
     """What the SSH session sees: it ends when the one behind it lets go, or dies."""
     answer, front = os.pipe()
     if leave_session():
         try:
             close_others(0, 1, 2, front)
-            converse(python, front)
+            converse(python, waiting, front)
         except BaseException:  # noqa: BLE001 (nothing may get past os._exit)
             traceback.print_exc()
         finally:
@@ -157,4 +165,4 @@ def main(python: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -5,7 +5,8 @@
 
 ``name`` must be a complete environment; ``store``: the entries of the store that it was made from,
 where that is known. ~/.zerofleet/history.jsonl gets a line first: a line whose
-switch never came about does no harm, for a line is looked up by the environment in use.
+switch never came about does no harm, for a line is looked up by the environment in use. Nothing is
+done unless this host's lock is of the command that asks (hold.py).
 
 Standard library only, Python 3.8 or later.
 """
@@ -18,33 +19,17 @@ import sys
 import time
 from typing import Any
 
-ROOT = os.path.join(os.path.expanduser("~"), ".zerofleet")
-CURRENT = os.path.join(ROOT, "current")
+from provision.onhost.converse import fail
+from provision.onhost.files import sync_folder
+from provision.onhost.hold import read_record, share
+from provision.onhost.home import CURRENT, ENVS, ROOT, in_use
+
 HISTORY = os.path.join(ROOT, "history.jsonl")
-
-
-def fail(text: str) -> None:
-    """End with the line that the controller shows."""
-    print(text, file=sys.stderr)
-    raise SystemExit(1)
-
-
-def in_use() -> str | None:
-    """The environment that ``current`` names, there or not."""
-    try:
-        return os.path.basename(os.readlink(CURRENT))
-    except OSError:
-        return None
 
 
 def at_work() -> str:
     """Who has this host's lock: the controller whose command this is."""
-    try:
-        with open(os.path.join(ROOT, "lock"), encoding="utf-8") as stream:
-            record = json.load(stream)
-        return "%s@%s" % (record["user"], record["host"])
-    except (OSError, ValueError, KeyError):
-        return "?"
+    return "%(user)s@%(host)s" % (read_record() or {"user": "?", "host": "?"})
 
 
 def write_down(line: dict[str, Any]) -> None:
@@ -59,16 +44,9 @@ def write_down(line: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def sync(folder: str) -> None:
-    """Have a folder's entries on the disk: fsync(2) says why the file alone is not enough."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def use(name: str, what: str, store: list[str] | None) -> None:
     """Point ``current`` at a complete environment; a link is replaced in one step."""
-    if not os.path.exists(os.path.join(ROOT, "envs", name, "complete.json")):
+    if not os.path.exists(os.path.join(ENVS, name, "complete.json")):
         fail("envs/%s is not complete" % name)
     was = in_use()
     if was == name:
@@ -80,7 +58,7 @@ def use(name: str, what: str, store: list[str] | None) -> None:
         os.unlink(fresh)
     os.symlink(os.path.join("envs", name), fresh)
     os.replace(fresh, CURRENT)
-    sync(ROOT)
+    sync_folder(ROOT)
 
 
 def leave(what: str) -> None:
@@ -90,11 +68,12 @@ def leave(what: str) -> None:
         return
     write_down({"at": time.time(), "env": None, "was": was, "by": at_work(), "what": what})
     os.unlink(CURRENT)
-    sync(ROOT)
+    sync_folder(ROOT)
 
 
 if __name__ == "__main__":
     wanted = json.loads(sys.argv[2])
+    share()
     try:
         if sys.argv[1] == "use":
             use(wanted["name"], wanted["what"], wanted.get("store"))

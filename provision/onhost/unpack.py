@@ -9,17 +9,13 @@ Relative paths are below HOME. Standard library only, Python 3.8 or later.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import sys
 import tarfile
 
-
-def absolute(path: str) -> str:
-    """A path below HOME unless absolute."""
-    return os.path.join(os.path.expanduser("~"), os.path.expanduser(path))
+from provision.onhost.converse import fail, reply
+from provision.onhost.files import absolute, digest
 
 
 def extract(archive: str, folder: str) -> int:
@@ -48,8 +44,7 @@ def extract(archive: str, folder: str) -> int:
 
 def unpack(archive: str, sha256: str, folder: str) -> int:
     """Hash, extract beside the folder, rename; how many files."""
-    with open(archive, "rb") as stream:
-        found = hashlib.sha256(stream.read()).hexdigest()
+    found = digest(archive)
     if found != sha256:
         os.remove(archive)
         raise ValueError("%s had sha256 %s: removed, run it again" % (archive, found[:12]))
@@ -65,6 +60,5 @@ if __name__ == "__main__":
     try:
         files = unpack(absolute(sys.argv[1]), sys.argv[2], absolute(sys.argv[3]))
     except (OSError, ValueError, tarfile.TarError) as error:
-        sys.stderr.write("%s\n" % error)
-        sys.exit(1)
-    print("ZEROFLEET<<%s>>ZEROFLEET" % json.dumps({"files": files}))
+        fail(str(error))
+    reply({"files": files})

@@ -23,8 +23,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from provision.onhost.converse import live, reply, say
-from provision.onhost.envs import ENVS, folders, in_use, read_json
+from provision.onhost.converse import live, reason, reply, say
+from provision.onhost.home import ENVS, in_use
+from provision.onhost.usage import folders, read_known
 
 #: What is named; the others are counted.
 NAMED = 20
@@ -39,7 +40,7 @@ class Environment:
 
     def __init__(self, name: str) -> None:
         self.name, self.folder = name, os.path.join(ENVS, name)
-        self.record = read_json(os.path.join(self.folder, "complete.json"))
+        self.record = read_known(os.path.join(self.folder, "complete.json"))
         self.files: dict[str, str] = {}  # path → "sha256=…", as RECORD has it
         self.versions: dict[str, str] = {}
         self.differs: list[tuple[str, str]] = []
@@ -132,7 +133,7 @@ class Environment:
         except FileNotFoundError:
             return "is missing", 0
         except OSError as error:
-            return error.strerror or str(error), 0
+            return reason(error), 0
         except ValueError:
             return "has a hash that this Python does not know: %s" % kind, 0
         found = base64.urlsafe_b64encode(sha.digest()).decode().rstrip("=")

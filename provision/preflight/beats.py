@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge, Level
 from provision.hosts.facts import HostFacts
 from provision.preflight.blame import Blame, Pair, blame
 from provision.preflight.firewall import mending
-from provision.preflight.judge import Judge
 from provision.preflight.mesh import Mesh, MeshWanted
 
 SUBJECT = "heartbeat port"
@@ -22,7 +21,7 @@ def judge_beats(
     listening = {host: dial["heard"] for host, dial in mesh.dials.items() if _listens(mesh, host)}
     findings = [
         Judge(host=host)(
-            SUBJECT, Level.ERROR, f"UDP {hello['udp_error']}", "it free",
+            SUBJECT, Level.ERROR, f"UDP {hello['udp_error']}", "that UDP port free",
             "stop it, or choose another with --master-port",
         )
         for host, hello in mesh.hellos.items()

@@ -13,14 +13,15 @@ from itertools import accumulate
 from statistics import median
 from typing import Any
 
-from provision.errors import ConfigError, ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.errors import UNREACHABLE, ConfigError, ProvisionError
+from provision.findings import Finding, Judge, Level, Report
 from provision.fleet import Fleet
 from provision.preflight.blame import Pair
 from provision.preflight.gpus import chosen_gpus
-from provision.preflight.judge import Judge
 from provision.preflight.links import SLOW_ERROR, SLOW_WARN, rate_text
+from provision.preflight.nics import interface_environ
 from provision.preflight.ready import Wanted
+from provision.script import said
 from provision.session import Remote
 from provision.talk import Talk
 
@@ -33,11 +34,15 @@ BACKENDS: Mapping[str, str] = {"cuda": "nccl", "cpu": "gloo"}
 
 @dataclass(frozen=True, kw_only=True)
 class Deep:
-    """What was measured. ``allreduce``: {"bytes", "seconds"} of each host that finished."""
+    """What was measured. ``allreduce``: {"bytes", "seconds"} of each host that finished.
+
+    ``lost``: hosts that are not reached any more; ``errors`` have these, too.
+    """
 
     allreduce: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     rates: Mapping[Pair, float] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, ProvisionError] = field(default_factory=dict)
 
 
 def make_orders(wanted: Wanted) -> dict[str, dict[str, Any]]:
@@ -54,7 +59,7 @@ def make_orders(wanted: Wanted) -> dict[str, dict[str, Any]]:
     orders = {}
     for node_rank, (host, nproc) in enumerate(wanted.slots.items()):
         name = wanted.interfaces.get(host)
-        environ = {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name} if name else {}
+        environ = interface_environ(name) if name else {}
         if wanted.accelerator == "cuda" and host in wanted.devices:
             environ |= chosen_gpus(wanted.devices[host])
         orders[host] = {
@@ -82,16 +87,16 @@ def gather_deep(fleet: Fleet, wanted: Wanted, say: Say) -> Deep:
         talks[remote.label].send(orders[remote.label])
 
     def on_line(line: str) -> None:
-        if line.startswith("ZEROFLEET-SAY "):
-            say(line.removeprefix("ZEROFLEET-SAY "))
+        if (text := said(line)) is not None:
+            say(text)
 
     ranks = f"{wanted.world_size} ranks on {len(hosts)} hosts"
     say(f"deep: {ranks} meet over {BACKENDS[wanted.accelerator]}")
     try:
         begun = fleet.fan_out(begin, hosts)
-        errors = {h: e.found for h, e in begun.items() if isinstance(e, ProvisionError)}
-        if errors:  # the others would wait for it in vain
-            return Deep(errors=errors)
+        failed = {h: _gone(e) for h, e in begun.items() if isinstance(e, ProvisionError)}
+        if failed:  # the others would wait for it in vain
+            return make_deep(failed)
         since = time.monotonic()
         answers = {host: _receive(talks[host], since, on_line) for host in hosts}
     finally:
@@ -104,7 +109,12 @@ def _receive(talk: Talk, since: float, on_line: Callable[[str], None]) -> dict[s
     try:
         return dict(talk.await_answer(since, on_line))
     except ProvisionError as error:
-        return {"error": f"no answer from it any more ({error.found})", "gone": True}
+        return _gone(error)
+
+
+def _gone(error: ProvisionError) -> dict[str, Any]:
+    """What stands for the answer of a host that gives none any more."""
+    return {"error": f"no answer from it any more ({error.found})", "gone": error}
 
 
 def make_deep(answers: Mapping[str, Mapping[str, Any]]) -> Deep:
@@ -123,6 +133,7 @@ def make_deep(answers: Mapping[str, Mapping[str, Any]]) -> Deep:
             for to, rate in answer["rates"].items()
         },
         errors={h: str(answers[h]["error"]) for h in gone or hosts if "error" in answers[h]},
+        lost={h: answers[h]["gone"] for h in gone if answers[h]["gone"].exit_code == UNREACHABLE},
     )
 
 
@@ -132,7 +143,9 @@ def evaluate_deep(wanted: Wanted, deep: Deep) -> Report:
     expected = f"{wanted.world_size} ranks to reduce over {backend}"
     for host in wanted.slots:
         judge = Judge(host=host)
-        if host in deep.errors:
+        if host in deep.lost:
+            findings.append(judge.failed(deep.lost[host]))
+        elif host in deep.errors:
             remedy = f"look at {backend} there; with NCCL_DEBUG=INFO a run says more"
             found = deep.errors[host]
             findings.append(judge("all-reduce", Level.ERROR, found, expected, remedy))

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision.errors import ProvisionError
-from provision.findings import Finding, Level, Report
+from provision.findings import UNREAD, Finding, Judge, Level, Report
 from provision.hosts.facts import HostFacts
 from provision.preflight.beats import judge_beats
 from provision.preflight.gpus import judge_gpus
-from provision.preflight.judge import Judge
 from provision.preflight.limits import judge_among, judge_limits
 from provision.preflight.links import judge_mesh
 from provision.preflight.nics import Way, is_loopback, judge_way
@@ -60,7 +59,7 @@ def _environment(judge: Judge, wanted: Wanted, facts: HostFacts) -> list[Finding
         return []
     expected = f"{wanted.lock} (this wheel and this lock)"
     if facts["environment"].unknown:
-        return [judge("environment", Level.UNKNOWN, facts["environment"], expected, "see why")]
+        return [judge("environment", Level.UNKNOWN, facts["environment"], expected, UNREAD)]
     found = str(facts.environment.get("lock", "none"))
     if found != wanted.lock:
         return [judge("environment", Level.ERROR, found, expected, "run: invoke deploy")]
@@ -88,7 +87,7 @@ def _host(
         findings += judge_model(judge, wanted.model, answer.get("model") or {})
     if wanted.data:
         rows, skip = answer.get("rows") or {}, wanted.on("skip_bad_rows", default=False)
-        findings += judge_rows(judge, wanted.data, rows, skip_bad=skip)
+        findings += judge_rows(judge, wanted.data, rows, facts.home, skip_bad=skip)
     return findings + judge_limits(judge, wanted, facts, answer)
 
 

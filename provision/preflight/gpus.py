@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge, Level
 from provision.hosts.facts import HostFacts, parse_version
-from provision.preflight.judge import Judge
 from provision.preflight.ready import Wanted
 
 #: MiB in use on an idle GPU: a display server or the driver itself take a few hundred.

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from provision.findings import Finding, Level
+from provision.findings import UNREAD, Finding, Judge, Level
 from provision.hosts.facts import HostFacts
-from provision.preflight.judge import Judge, size
+from provision.hosts.machines import home_owners
+from provision.numbers import size
 from provision.preflight.ready import Wanted
 from provision.preflight.speed import speed_findings
 from provision.preflight.storage import optimizer_bytes
@@ -100,7 +101,7 @@ def _memory(
     """Memory that the run needs at the least, against what is there and what cgroups allow."""
     memory, limit = facts["memory"].value, facts["memory.limit"].value
     if not memory:
-        return [judge("memory", Level.UNKNOWN, facts["memory"], "to be readable", "see why")]
+        return [judge("memory", Level.UNKNOWN, facts["memory"], "to be readable", UNREAD)]
     free, what = int(memory["available"]), "available"
     if limit and int(limit["limit"]) - int(limit["used"]) < free:
         free = int(limit["limit"]) - int(limit["used"])
@@ -156,8 +157,23 @@ def _locks(judge: Judge, answer: Mapping[str, Any]) -> list[Finding]:
 def judge_among(
     wanted: Wanted, facts: Mapping[str, HostFacts], answers: Mapping[str, Mapping[str, Any]]
 ) -> list[Finding]:
-    """What only shows beside the other hosts: clocks, and CPUs."""
-    return [*_clocks(wanted, facts), *speed_findings(answers), *_cores(wanted, facts)]
+    """What only shows beside the other hosts: homes, clocks, and CPUs."""
+    alone = [*_homes(wanted, facts), *_clocks(wanted, facts)]
+    return [*alone, *speed_findings(answers), *_cores(wanted, facts)]
+
+
+def _homes(wanted: Wanted, facts: Mapping[str, HostFacts]) -> list[Finding]:
+    """Whether each host has a home of its own: its node's part of a run lies there, by the run's id
+    alone, and a second node would find it taken.
+    """
+    owners = home_owners({host: facts[host] for host in wanted.slots})
+    expected = "a home of its own: the folder of a run is in it"
+    remedy = "run it as a Slurm job (invoke slurm), or give that login a home on a disk of the host"
+    return [
+        Judge(host=host).error("home", f"the very folder that {owner} has", expected, remedy)
+        for host, owner in owners.items()
+        if owner != host
+    ]
 
 
 def _clocks(wanted: Wanted, facts: Mapping[str, HostFacts]) -> list[Finding]:

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge, Level
 from provision.hosts.facts import HostFacts
 from provision.preflight.blame import Blame, Pair, blame
 from provision.preflight.firewall import mending
-from provision.preflight.judge import Judge
 from provision.preflight.mesh import Mesh, MeshWanted
 from provision.preflight.nics import is_loopback
 
@@ -32,6 +31,7 @@ SLOW_WARN, SLOW_ERROR = 0.25, 0.11
 REFUSED = os.strerror(errno.ECONNREFUSED)
 #: One connection, in Python, fills this much of a fast NIC; a NIC's own speed is held to no more.
 _ONE_CONNECTION = 10e9 / 8
+_AGAIN = "run preflight again; if it repeats, look at load and firewall of"
 
 
 def judge_mesh(
@@ -160,8 +160,9 @@ def _packets(mesh: Mesh, facts: Mapping[str, HostFacts]) -> list[Finding]:
             packets, exchange = answer.get("packets", {}), answer.get("exchange", {})
             if "error" in packets or "error" in exchange:
                 why = packets.get("error") or exchange.get("error")
-                found = f"{peer}: connected, but then {why}"
-                findings.append(Judge(host=host)("packets", Level.ERROR, found, "answers", "again"))
+                found, remedy = f"{peer}: connected, but then {why}", f"{_AGAIN} {host}, {peer}"
+                judge = Judge(host=host)
+                findings.append(judge("packets", Level.ERROR, found, "answers", remedy))
             # What is told by the sender's own try, and by its peer's, is one direction.
             if packets.get("up", packets.get("of")) != packets.get("of"):
                 bad[host, peer] = packets

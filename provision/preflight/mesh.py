@@ -129,10 +129,11 @@ def gather_mesh(fleet: Fleet, wanted: MeshWanted, say: Say) -> Mesh:
             return Mesh(hellos=hellos, errors=errors)
         say(f"network: {len(hellos)} hosts dial one another")
         dials = _dial(wanted, {h: talks[h] for h in hellos}, hellos, errors)
-        rates = _measure({h: talks[h] for h in dials}, list(hellos), dials, say)
+        rates = _measure({h: talks[h] for h in dials}, list(hellos), dials, errors, say)
     finally:
         for talk in talks.values():
             talk.close()
+    dials = {host: dial for host, dial in dials.items() if host not in errors}
     return Mesh(hellos=hellos, dials=dials, rates=rates, errors=errors)
 
 
@@ -190,18 +191,22 @@ def _measure(
     talks: Mapping[str, Talk],
     order: Sequence[str],
     dials: Mapping[str, Mapping[str, Any]],
+    errors: dict[str, ProvisionError],
     say: Say,
 ) -> dict[tuple[str, str], float]:
-    """Bytes/s of the pairs that reach each other, the slow ones measured again."""
+    """Bytes/s of the pairs that reach each other, the slow ones measured again.
+
+    A host that gives no answer any more goes to ``errors``, and its pairs with it.
+    """
     rates: dict[tuple[str, str], float] = {}
     rounds = plan_rounds(tuple(dials))
     for number, pairs in enumerate(rounds, start=1):
         if number == 1 or number % 5 == 0:
             say(f"network: bandwidth, round {number} of {len(rounds)}")
-        _burst(talks, order, [pair for pair in pairs if _open(dials, pair)], rates)
+        _burst(talks, order, [pair for pair in pairs if _open(dials, pair)], rates, errors)
     for _ in range(RETRIES):
         for pairs in plan_again(rates):
-            _burst(talks, order, pairs, rates)
+            _burst(talks, order, pairs, rates, errors)
     return rates
 
 
@@ -216,10 +221,14 @@ def _burst(
     order: Sequence[str],
     pairs: Sequence[tuple[str, str]],
     rates: dict[tuple[str, str], float],
+    errors: dict[str, ProvisionError],
 ) -> None:
+    pairs = [pair for pair in pairs if not errors.keys() & {*pair}]
     orders = {a: {"do": "burst", "peer": order.index(b)} for a, b in pairs}
-    answers = _each(talks, orders)
+    answers = _sorted(_each(talks, orders), errors)
     for pair in pairs:
-        answer = answers[pair[0]]
-        rate = 0.0 if isinstance(answer, ProvisionError) else float(answer.get("rate", 0.0))
-        rates[pair] = max(rate, rates.get(pair, 0.0))
+        if pair[0] in answers:
+            rate = float(answers[pair[0]].get("rate", 0.0))
+            rates[pair] = max(rate, rates.get(pair, 0.0))
+    for pair in [pair for pair in rates if errors.keys() & {*pair}]:
+        del rates[pair]

@@ -15,9 +15,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from provision.findings import Finding, Level
+from provision.findings import UNREAD, Finding, Judge, Level
 from provision.hosts.facts import HostFacts
-from provision.preflight.judge import Judge
 
 #: Bridges and links of containers and virtual machines, by the names their makers give them. By
 #: name rather than kind: within a container, eth0 itself is of kind veth.
@@ -44,6 +43,15 @@ def is_loopback(address: object) -> bool:
         return ipaddress.ip_address(str(address).split("%", 1)[0]).is_loopback
     except ValueError:
         return False
+
+
+def interface_environ(name: str) -> dict[str, str]:
+    """The variables by which gloo and NCCL take this interface, and no other.
+
+    NCCL takes every interface that begins with the name, eth10 and eth1.100 for eth1, unless = is
+    before it: https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html#nccl-socket-ifname
+    """
+    return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": f"={name}"}
 
 
 def choose_ways(facts: Mapping[str, HostFacts], addresses: Mapping[str, str]) -> dict[str, Way]:
@@ -78,7 +86,7 @@ def _way(host: str, facts: Mapping[str, HostFacts], addresses: Mapping[str, str]
         return Way(
             interface=None,
             address=None,
-            problems=(judge("interface", Level.UNKNOWN, why, "a route to each host", "see why"),),
+            problems=(judge("interface", Level.UNKNOWN, why, "a route to each host", UNREAD),),
         )
     others = [other for other in addresses if other != host]
     # Names of one network namespace reach each other over loopback: fine if there are no others.

@@ -14,7 +14,7 @@ from provision.errors import ProvisionError
 from provision.fleet import Fleet
 from provision.preflight.mesh import Mesh, MeshWanted, gather_mesh
 from provision.preflight.speed import suspects
-from provision.script import read_onhost
+from provision.script import passing_on, read_onhost
 from provision.session import Remote
 from provision.talk import SILENCE_SECONDS
 
@@ -127,14 +127,10 @@ def _ask(fleet: Fleet, request: dict[str, Any], hosts: tuple[str, ...], say: Say
     """onhost/ready.py on these hosts, side by side."""
 
     def ask(remote: Remote) -> dict[str, object]:
-        def on_line(line: str) -> None:
-            if line.startswith("ZEROFLEET-SAY "):
-                say(f"[{remote.label}] {line.removeprefix('ZEROFLEET-SAY ')}")
-
         talk = remote.talk("ready")
         try:
             talk.send(request)
-            return talk.receive(SILENCE_SECONDS, on_line)
+            return talk.receive(SILENCE_SECONDS, passing_on(remote.label, say))
         finally:
             talk.close()
 

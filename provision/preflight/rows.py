@@ -20,6 +20,6 @@ exec(compile({text!r}, "rows.py", "exec"))
 
 
 def read_rows_program(checkout: Path) -> str:
-    """The program of ``python3 - OBJECTIVE PATH...``; trainer/rows.py says what it answers."""
+    """The program of ``python3 - rows|files OBJECTIVE PATH...``; see trainer/rows.py."""
     texts = [(n, (checkout / "trainer" / f"{n}.py").read_text(encoding="utf-8")) for n in PARTS]
     return _PROGRAM.format(parts=texts[:-1], text=texts[-1][1])

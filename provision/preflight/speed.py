@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from provision.findings import Finding, Level
-from provision.preflight.judge import Judge
+from provision.findings import Finding, Judge, Level
 
 #: All ranks wait for the slowest.
 _WARN, _ERROR = 2.0, 4.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provision.findings import Finding, Level
-from provision.preflight.judge import Judge, size
+from provision.findings import Finding, Judge, Level
+from provision.numbers import size
 from provision.preflight.ready import Wanted
 
 #: Less than this is a run that dies at its first save, whatever it saves.
@@ -114,7 +114,7 @@ def judge_model(judge: Judge, model: str, answer: Mapping[str, Any]) -> list[Fin
     """Whether the model is there; that it is the same one is judge_bytes'."""
     expected = f"a model folder at {model}"
     if "bytes" in answer:
-        found = f"{int(answer['bytes']) / 1e6:,.1f} MB of weights"
+        found = f"{size(int(answer['bytes']))} of weights"
         return [judge("model", Level.OK, found, expected)]
     if answer.get("hub"):
         found = f"no folder, and {model} is not in this host's hub cache"
@@ -125,10 +125,11 @@ def judge_model(judge: Judge, model: str, answer: Mapping[str, Any]) -> list[Fin
 
 
 def judge_rows(
-    judge: Judge, data: str, answer: Mapping[str, Any], *, skip_bad: bool = False
+    judge: Judge, data: str, answer: Mapping[str, Any], home: str, *, skip_bad: bool = False
 ) -> list[Finding]:
     """The rows of the data, as the trainer's own reader sees them.
 
+    ``home``: below it a file is called alike on every host, so that its rows are named once.
     ``skip_bad``: the run leaves out bad rows (not files), so one that has good ones may start.
     """
     if "error" in answer or "problem_count" not in answer:
@@ -142,7 +143,9 @@ def judge_rows(
     skips = Level.WARN if skip_bad and answer.get("rows") else Level.ERROR
     for problem in answer["problems"]:
         line = problem.get("line")
-        where = f"{problem['file']}:{line}" if line else problem["file"]
+        file, own = problem["file"], home.rstrip("/") + "/"
+        file = f"~/{file.removeprefix(own)}" if file.startswith(own) else file
+        where = f"{file}:{line}" if line else file
         level, found = skips if line else Level.ERROR, f"{where}: {problem['found']}"
         remedy = "correct or remove that row" if line else "correct --data, or what lies there"
         findings.append(judge("data", level, found, problem["expected"], remedy))
@@ -162,6 +165,11 @@ def judge_bytes(
     weights are no run at all: ranks would train different models without a word.
     """
     findings: dict[str, list[Finding]] = {host: [] for host in digests}
+    for host, digest in digests.items():
+        if wrong := digest.get("rotten"):
+            findings[host].append(_rotten(host, subject, wrong))
+    # What is not what it was pushed as is no measure for the others.
+    digests = {host: digest for host, digest in digests.items() if not digest.get("rotten")}
     counts = Counter(str(each.get("sha256")) for each in digests.values()).most_common()
     for host, digest in digests.items():
         sha = str(digest.get("sha256"))
@@ -186,6 +194,14 @@ def judge_bytes(
         bad = Judge(host=host)(f"{subject} bytes", Level.ERROR, found, expected, remedy)
         findings[host].append(bad)
     return findings
+
+
+def _rotten(host: str, subject: str, wrong: Sequence[str]) -> Finding:
+    """Pushed files that hash to other than they were pushed under: the disk, or somebody."""
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    found = f"{wrong[0]}{more}: not the bytes that were pushed"
+    remedy = "push it once more from where it is whole: invoke push PATH --check"
+    return Judge(host=host).error(f"{subject} bytes", found, "what its digest says", remedy)
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -12,10 +12,11 @@ from typing import Any
 
 from provision.errors import HostError, ProvisionError
 from provision.fleet import Fleet
+from provision.numbers import size
 from provision.push.certificate import make_certificate
 from provision.push.end import End, Uplink, say_alive
 from provision.push.parcel import Parcel, read_parcels
-from provision.push.rate import Pace, progress, size
+from provision.push.rate import Pace, progress
 from provision.push.route import plan_sources
 from provision.session import Remote, Say
 from provision.steps import Phase, Put
@@ -40,14 +41,6 @@ class Moved:
     errors: Mapping[str, ProvisionError] = field(default_factory=dict)
 
 
-def is_push(phase: Phase) -> bool:
-    """Whether all it does is to put files into the hosts' stores."""
-    return all(
-        isinstance(step.do, Put) and step.do.target.startswith(f"{STORE}{step.do.sha256}/")
-        for step in phase.steps
-    )
-
-
 def apply_push(
     fleet: Fleet,
     phase: Phase,
@@ -56,23 +49,28 @@ def apply_push(
     rate: float = 0.0,
     holders: Sequence[str] = (),
     partial: bool = False,
+    check: bool = False,
 ) -> Moved:
     """Every host's files of a push phase into its store, verified there. ``rate``: bytes/s at most.
 
     ``holders``: other hosts, of which the first few pass on what they hold. What came before an
     interruption is verified and kept. A host that fails has only whole files in its store; where
-    one can't even begin, nothing is sent to any (unless ``partial``).
+    one can't even begin, nothing is sent to any (unless ``partial``). ``check``: what hosts have
+    is hashed there, and sent again where it has rotted.
     """
     puts = list(dict.fromkeys(step.do for step in phase.steps if isinstance(step.do, Put)))
     relayed = sum(put.size for put in puts) >= RELAY_LEAST
     holders = list(holders[:HOLDERS]) if relayed else []
-    say(f"{phase.name}: {size(sum(put.size for put in puts))} to {', '.join(phase.hosts)}")
+    what = f"{size(sum(put.size for put in puts))} {'on' if check else 'to'}"
+    say(f"{'check' if check else phase.name}: {what} {', '.join(phase.hosts)}")
     parcels = read_parcels(puts)
     ends: dict[str, End] = {}
     pool, ended = ThreadPoolExecutor(2 * len(phase.hosts) + len(holders) + 1), threading.Event()
     threading.Thread(target=say_alive, args=(ends, ended), daemon=True).start()
     try:
-        push = _Push(fleet=fleet, phase=phase, parcels=parcels, ends=ends, rate=rate, say=say)
+        push = _Push(
+            fleet=fleet, phase=phase, parcels=parcels, ends=ends, rate=rate, check=check, say=say
+        )
         begun = push.apply_begin([*phase.hosts, *holders], serve=relayed)
         answers = {h: a for h, a in begun.items() if not isinstance(a, ProvisionError)}
         errors = {h: begun[h] for h in phase.hosts if h not in answers}
@@ -93,6 +91,7 @@ class _Push:
     parcels: Sequence[Parcel]
     ends: dict[str, End]
     rate: float
+    check: bool
     say: Say
 
     def apply_begin(
@@ -109,7 +108,10 @@ class _Push:
         def begin(remote: Remote) -> dict[str, Any]:
             host = remote.label
             end = self.ends[host] = End(host=host, talk=remote.talk("relay"))
-            files = [parcel.order(wanted=parcel.put in wanted[host]) for parcel in self.parcels]
+            files = [
+                parcel.order(wanted=parcel.put in wanted[host], check=self.check)
+                for parcel in self.parcels
+            ]
             address = self.fleet.address(host)
             order = {"do": "begin", "files": files, "serve": serve, "address": address}
             return end.apply_begin({**order, **secret, "rate": self.rate}, self.say)

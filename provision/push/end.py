@@ -8,9 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from provision.errors import HostError
+from provision.errors import HostError, ProvisionError
 from provision.push.parcel import Parcel
 from provision.push.rate import Pace
+from provision.script import passing_on
 from provision.session import Say
 from provision.talk import SILENCE_SECONDS, Talk
 
@@ -58,7 +59,7 @@ class End:
     def apply_fetch(self, order: Mapping[str, object], uplink: Uplink) -> int:
         """Have the host fetch, and send it what it asks for here; its count of bytes in the end.
 
-        HostError if it can't go on; it is then let go at once, so that nobody waits for it.
+        An error if it can't go on; it is then let go at once, so that nobody waits for it.
         """
         feeding: list[Future[None]] = []
         try:
@@ -84,15 +85,16 @@ class End:
         try:
             self.apply_tell({"do": "end"})
             self.talk.receive(SILENCE_SECONDS)
-        except HostError:
+        except ProvisionError:
             pass  # it is gone, and so is its port
         self.talk.close()
 
     def _answer(self, say: Say, come: dict[str, int]) -> dict[str, Any]:
+        pass_on = passing_on(self.host, say)
+
         def on_line(line: str) -> None:
-            if line.startswith("ZEROFLEET-SAY "):
-                say(f"[{self.host}] {line.removeprefix('ZEROFLEET-SAY ')}")
-            elif line.startswith("ZEROFLEET-AT "):
+            pass_on(line)
+            if line.startswith("ZEROFLEET-AT "):
                 come[self.host] = int(line.removeprefix("ZEROFLEET-AT "))
 
         answer = self.talk.receive(SILENCE_SECONDS, on_line)
@@ -131,7 +133,7 @@ class End:
         with self._sending:
             try:
                 self.talk.send_bytes(header, data)
-            except HostError:
+            except ProvisionError:
                 return False
             return True
 

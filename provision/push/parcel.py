@@ -31,8 +31,8 @@ class Parcel:
         """Bytes of a chunk: all are of one length but the last."""
         return min(self.chunk, self.put.size - chunk * self.chunk)
 
-    def order(self, *, wanted: bool) -> dict[str, object]:
-        """As onhost/relay.py is told of it."""
+    def order(self, *, wanted: bool, check: bool = False) -> dict[str, object]:
+        """As onhost/relay.py is told of it. ``check``: to be hashed there, if it is there."""
         return {
             "target": self.put.target,
             "sha256": self.put.sha256,
@@ -41,6 +41,7 @@ class Parcel:
             "chunk": self.chunk,
             "hashes": base64.b64encode(b"".join(self.hashes)).decode(),
             "wanted": wanted,
+            "check": check,
         }
 
     def read_open(self) -> BinaryIO:
@@ -64,7 +65,8 @@ def read_parcel(put: Put) -> Parcel:
             str(put.source or put.target),
             found=f"{count:,} bytes, sha256 {whole.hexdigest()[:12]}",
             expected=f"{put.size:,} bytes, sha256 {put.sha256[:12]}, as when it was planned",
-            remedy="it changed meanwhile: run the command again",
+            remedy="run the command again; if it still differs, remove that file: what was "
+            "downloaded or built then comes anew",
         )
     return Parcel(put=put, chunk=parcel.chunk, hashes=tuple(hashes))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from provision.errors import ProvisionError
-from provision.findings import Finding, Level
+from provision.findings import Finding, Judge
 from provision.fleet import Fleet
 from provision.push.pushed import Pushed
 from provision.script import script_argv
@@ -32,11 +32,19 @@ def gather_looks(fleet: Fleet, pushed: Pushed) -> dict[str, dict[str, Any] | Pro
     return fleet.fan_out(look)
 
 
-def plan_push(pushed: Pushed, looks: Mapping[str, Mapping[str, Any]]) -> Plan:
-    """Push → arrange, on the hosts that do not have it. Empty when all do."""
+def plan_push(
+    pushed: Pushed, looks: Mapping[str, Mapping[str, Any]], *, check: bool = False
+) -> Plan:
+    """Push → arrange, on the hosts that do not have it. Empty when all do.
+
+    ``check``: all of it on all hosts, where it is hashed, and sent again only if it has rotted.
+    """
     lacking = {host: set(look["held"]) for host, look in looks.items() if not look["there"]}
+    if check:
+        lacking = {host: set() for host in looks}
+    wanted = "hash it there, and send it if it is lacking or has rotted"
     put = tuple(
-        Step(host=host, do=one, why="the host lacks it")
+        Step(host=host, do=one, why=wanted if check else "the host lacks it")
         for host, held in lacking.items()
         for one in pushed.puts
         if one.sha256 not in held
@@ -59,13 +67,11 @@ def compare_looks(
 ) -> tuple[Finding, ...]:
     """Hosts that lack what a run is to use; ``given``: its local path, as it was typed."""
     return tuple(
-        Finding(
-            host=host,
-            subject=flag,
-            level=Level.ERROR,
-            found=f"no {pushed.name} with this content (sha256 {pushed.digest[:12]}…)",
-            expected=f"{given} of this machine, pushed",
-            remedy=f"invoke push {shlex.quote(given)}",
+        Judge(host=host).error(
+            flag,
+            f"no {pushed.name} with this content (sha256 {pushed.digest[:12]}…)",
+            f"{given} of this machine, pushed",
+            f"invoke push {shlex.quote(given)}",
         )
         for host, look in looks.items()
         if not look["there"]

@@ -6,16 +6,10 @@ import threading
 import time
 from collections.abc import Mapping
 
+from provision.numbers import size
+
 #: Hosts named in a line of progress: those that have the most to come.
 _NAMED = 4
-
-
-def size(count: float) -> str:
-    """Bytes in words: "1.2 GB" (powers of ten)."""
-    for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= least:
-            return f"{count / least:.1f} {unit}"
-    return f"{count:.0f} bytes"
 
 
 def progress(needed: Mapping[str, int], come: Mapping[str, int], rate: float) -> str:

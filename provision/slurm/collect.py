@@ -10,7 +10,7 @@ from typing import Any
 
 from provision.errors import ConfigError
 from provision.launch.collect import Collected, Fetch, apply_fetch, plan_collect, read_missing
-from provision.launch.report import apply_kept
+from provision.launch.record import apply_kept
 from provision.launch.runs import KnownRun
 from provision.slurm.read import read_attempt, read_here
 from provision.slurm.render import JOB_FILE, JOB_LOG

@@ -135,18 +135,25 @@ class Node(Remote):
         return code, out.decode("utf-8", "replace"), own
 
     def _silent(self, seconds: float) -> NodeError:
-        return NodeError(
-            f"{self.label}: {SRUN}",
-            found=f"no answer in {seconds:.0f} s",
-            expected="an answer",
-            remedy="is the node overloaded, or a disk there hung? (--answer-timeout: longer)",
+        return self._lost(
+            f"no answer in {seconds:.0f} s",
+            "is the node overloaded, or a disk there hung? (--answer-timeout: longer)",
         )
+
+    def _lost(self, found: str, remedy: str) -> NodeError:
+        what = f"{self.label}: {SRUN}"
+        return NodeError(what, found=found, expected="an answer", remedy=remedy)
 
     def talk(self, script: str, args: Sequence[str] = (), python: str = "") -> Talk:
         """Start ``onhost/<script>.py args…`` there, to be told more over its stdin."""
         argv = script_argv(script, args, python)
         channel = self.apply_start(argv, here=self.here and script == _PUSH)
-        return Talk(label=self.label, channel=channel, why=lambda said: self._parse(said)[1])
+        return Talk(
+            label=self.label,
+            channel=channel,
+            why=lambda said: self._parse(said)[1],
+            lost=self._lost,
+        )
 
     def gather_here(self, script: str, args: Sequence[str] = ()) -> dict[str, object]:
         """The answer of a script on this machine, with the home that steps have."""

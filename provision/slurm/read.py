@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import ConfigError
-from provision.launch.failure import FAILED, FINISHED, LOST, STOPPED
 from provision.launch.nodes import RUNS
-from provision.launch.progress import RUNNING
-from provision.launch.runs import LAST, NEVER_STARTED, UNKNOWN, KnownRun
+from provision.launch.runs import LAST, KnownRun
+from provision.launch.states import State
 from provision.script import parse_answer, script_argv
 from provision.slurm.jobs import FORGOTTEN, UNASKED, SlurmJob
 from provision.slurm.render import JOB_FILE
@@ -22,7 +21,7 @@ from provision.slurm.submit import RECORD
 #: Runs, each with its job.
 Runs = tuple[tuple[KnownRun, SlurmJob], ...]
 
-_ENDS = {"COMPLETED": FINISHED, "CANCELLED": STOPPED, "FAILED": FAILED}
+_ENDS = {"COMPLETED": State.FINISHED, "CANCELLED": State.STOPPED, "FAILED": State.FAILED}
 
 
 def read_records(shared: Path) -> dict[str, Path]:
@@ -117,7 +116,7 @@ def read_run(run_dir: Path, job: SlurmJob) -> KnownRun:
             f"run {run_dir.name}",
             found=f"no plan.json in {run_dir}",
             expected="the folder of a run",
-            remedy="it was removed in part; Slurm still knows the job: squeue, sacct",
+            remedy="the folder was removed in part: see `squeue` or `sacct` for the job",
         )
     return _with_exits(run_dir, answer[0], job)
 
@@ -160,7 +159,7 @@ def make_nodes(
     for rank, ended in enumerate(exits):
         name = names[rank] if rank < len(names) else f"node{rank}"
         state, why, found = node_state(job, ended)
-        if found is None and state in (FINISHED, STOPPED):
+        if found is None and state in (State.FINISHED, State.STOPPED):
             found = _silent_exit(first, rank, state)
         nproc = int(first["nproc_per_node"])
         own = range(rank * nproc, (rank + 1) * nproc)
@@ -181,16 +180,16 @@ def node_state(
 ) -> tuple[str, str, Mapping[str, Any] | None]:
     """(state, why it is lost, exit.json) of a node, by Slurm's word and its own. Pure."""
     if job.waits:
-        return NEVER_STARTED, "", None
+        return State.NEVER_STARTED, "", None
     if job.runs:
-        return RUNNING, "", None
+        return State.RUNNING, "", None
     if ended is not None and (job.state in _ENDS or job.state in (FORGOTTEN, UNASKED)):
         return str(ended["state"]), "", ended
     if job.state == UNASKED:
-        return UNKNOWN, "", None
-    if (state := _ENDS.get(job.state)) in (FINISHED, STOPPED):
+        return State.UNKNOWN, "", None
+    if (state := _ENDS.get(job.state)) in (State.FINISHED, State.STOPPED):
         return str(state), "", None
-    return LOST, f"the job ended as {job.state}: its log says more", None
+    return State.LOST, f"the job ended as {job.state}: its log says more", None
 
 
 def _silent_exit(first: Mapping[str, Any], rank: int, state: str) -> dict[str, Any]:

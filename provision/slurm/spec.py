@@ -142,8 +142,8 @@ def parse_gpus(text: str) -> tuple[int, str | None]:
         raise ConfigError(
             "--gpus",
             found=repr(text),
-            expected="GPUs of each node, as in 8 or a100:8",
-            remedy="correct it",
+            expected="how many GPUs each node gives, or TYPE:NUMBER",
+            remedy="write it as in --gpus 8, or --gpus a100:8",
         )
     return int(match["count"]), match["kind"]
 
@@ -154,14 +154,15 @@ def parse_count(flag: str, value: object, least: int) -> int:
     if text.isdecimal() and int(text) >= least:
         return int(text)
     raise ConfigError(
-        flag, found=repr(value), expected=f"a number, {least} or more", remedy="correct it"
+        flag, found=repr(value), expected=f"a number, {least} or more", remedy="write it in digits"
     )
 
 
 def _parse_word(flag: str, value: str | None, shape: re.Pattern[str], expected: str) -> str | None:
     if value is None or shape.fullmatch(str(value)):
         return None if value is None else str(value)
-    raise ConfigError(flag, found=repr(value), expected=expected, remedy="correct it")
+    remedy = "write it as Slurm has it, without other characters"
+    raise ConfigError(flag, found=repr(value), expected=expected, remedy=remedy)
 
 
 def parse_more(options: Sequence[str]) -> tuple[str, ...]:
@@ -213,7 +214,8 @@ def parse_slurm_spec(
             remedy="give as many seconds as saving a checkpoint takes, twice",
         )
     if restarts < 0:
-        raise ConfigError("--restarts", found=restarts, expected="0 or more", remedy="correct it")
+        remedy = "write 0 to have it never begin again"
+        raise ConfigError("--restarts", found=restarts, expected="0 or more", remedy=remedy)
     plain = "letters, digits and . _ + -, without spaces or quotes"
     value = "no spaces, quotes or backslashes"
     return SlurmSpec(

@@ -100,7 +100,7 @@ CARD = """\
     read -r address _ <<<"$(getent ahosts "$peer")"
     route=$(PATH=$PATH:/usr/sbin:/sbin ip -o route get "$address")
     card=${route##* dev } card=${card%% *}
-    export GLOO_SOCKET_IFNAME=$card NCCL_SOCKET_IFNAME=$card
+    export GLOO_SOCKET_IFNAME="$card" NCCL_SOCKET_IFNAME="=$card"  # to NCCL, eth1 is eth10, too
 """
 
 WAIT = """\

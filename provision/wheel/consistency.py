@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from provision.errors import ConfigError
-from provision.findings import Finding, Level, Report
+from provision.findings import Finding, Judge, Level, Report
 from provision.wheel import cubin, isa
 from provision.wheel.inspect import Inspection
 from provision.wheel.manifest import WheelManifest, read_manifest, sidecar
@@ -19,8 +19,8 @@ def read_manifest_beside(wheel: Path) -> tuple[WheelManifest | None, tuple[Findi
     try:
         return read_manifest(wheel), ()
     except ConfigError as error:
-        finding = _finding(wheel.name, "manifest", error.found, error.expected, remedy=error.remedy)
-        return None, (finding,)
+        judge = Judge(host=wheel.name)
+        return None, (judge.error("manifest", error.found, error.expected, error.remedy),)
 
 
 def compare_inspection(
@@ -41,18 +41,8 @@ def compare_inspection(
     return Report(findings=tuple(findings))
 
 
-def _finding(
-    wheel: str, subject: str, found: object, expected: object, *,
-    level: Level = Level.ERROR, remedy: str = "build it again",
-) -> Finding:  # fmt: skip
-    return Finding(
-        host=wheel,
-        subject=subject,
-        level=level,
-        found=str(found),
-        expected=str(expected),
-        remedy=remedy,
-    )
+def _error(wheel: str, subject: str, found: object, expected: str) -> Finding:
+    return Judge(host=wheel).error(subject, found, expected, "build it again")
 
 
 def _compare_ops(found: Inspection) -> list[Finding]:
@@ -61,16 +51,15 @@ def _compare_ops(found: Inspection) -> list[Finding]:
     findings = []
     if not modules and not installed:
         remedy = "every host compiles every op on first use; build one with invoke build-deepspeed"
-        note = _finding(wheel, "ops", "none", "compiled ops", level=Level.NOTE, remedy=remedy)
-        return [note]
+        return [Judge(host=wheel)("ops", Level.NOTE, "none", "compiled ops", remedy)]
     if missing := sorted(installed - modules):
         expected = f"a module of {', '.join(missing)}, which it calls installed"
-        findings.append(_finding(wheel, "ops", "none", expected))
+        findings.append(_error(wheel, "ops", "none", expected))
     if unsaid := sorted(modules - installed):
         expected = "in its list of installed ops: DeepSpeed compiles them again on every host"
-        findings.append(_finding(wheel, "ops", f"{', '.join(unsaid)} left out", expected))
+        findings.append(_error(wheel, "ops", f"{', '.join(unsaid)} left out", expected))
     if any(tag.endswith("-any") for tag in contents.tags):
-        findings.append(_finding(wheel, "tag", ", ".join(contents.tags), "a platform's tag"))
+        findings.append(_error(wheel, "tag", ", ".join(contents.tags), "a platform's tag"))
     return findings
 
 
@@ -78,11 +67,11 @@ def _compare_accelerator(found: Inspection) -> list[Finding]:
     contents, wheel = found.contents, found.name
     findings = []
     if contents.accelerator == "cuda" and contents.torch_cuda is None:
-        findings.append(_finding(wheel, "torch", "one without CUDA", "accelerator cuda's"))
+        findings.append(_error(wheel, "torch", "one without CUDA", "accelerator cuda's"))
     if contents.accelerator == "cpu" and (found.archs or found.ptx):
-        findings.append(_finding(wheel, "device code", _code(found.archs, found.ptx), "none: cpu"))
+        findings.append(_error(wheel, "device code", _code(found.archs, found.ptx), "none: cpu"))
     findings += [
-        _finding(wheel, f"device code of {one.op}", "none", "some")
+        _error(wheel, f"device code of {one.op}", "none", "some")
         for one in found.modules
         if one.code.registers and not (one.code.cubins or one.code.ptx)
     ]
@@ -94,27 +83,22 @@ def _compare_accelerator(found: Inspection) -> list[Finding]:
             for one in found.modules
             if one.code.registers
         )
-        findings.append(_finding(wheel, "device code", texts, expected))
+        findings.append(_error(wheel, "device code", texts, expected))
     return findings
 
 
 def _compare_instructions(found: Inspection) -> list[Finding]:
-    findings = []
+    findings, judge = [], Judge(host=found.name)
     if any(one.instructions is None for one in found.modules):
         remedy = "install binutils (objdump)"
-        unknown = Level.UNKNOWN
-        finding = _finding(
-            found.name, "instructions", "unknown", "a CPU level", level=unknown, remedy=remedy
-        )
-        findings.append(finding)
+        findings.append(judge("instructions", Level.UNKNOWN, "unknown", "a CPU level", remedy))
     findings += [
-        _finding(
-            found.name,
+        judge(
             f"instructions of {one.op}",
+            Level.WARN,
             f"{one.instructions.beyond[0].instruction} in {one.instructions.beyond[0].function}",
             "none that no x86-64 level has, unless the CPU is asked first",
-            level=Level.WARN,
-            remedy="run it on the CPUs it was built for, or build it again with --cpu",
+            "run it on the CPUs it was built for, or build it again with --cpu",
         )
         for one in found.modules
         if one.instructions and one.instructions.beyond
@@ -133,7 +117,7 @@ def _compare_manifest(found: Inspection, manifest: WheelManifest) -> list[Findin
         **({"archs": (found.archs, code.cubins), "ptx": (found.ptx, code.ptx)} if has_code else {}),
     }
     findings = [
-        _finding(found.name, subject, _text(value), f"{_text(said)} (its manifest)")
+        _error(found.name, subject, _text(value), f"{_text(said)} (its manifest)")
         for subject, (value, said) in facts.items()
         if value != said
     ]
@@ -142,7 +126,7 @@ def _compare_manifest(found: Inspection, manifest: WheelManifest) -> list[Findin
         if above:
             text = f"{above[0].instruction} in {above[0].function}"
             expected = f"none above {manifest.cpu} (its manifest)"
-            findings.append(_finding(found.name, f"instructions of {one.op}", text, expected))
+            findings.append(_error(found.name, f"instructions of {one.op}", text, expected))
     return findings
 
 

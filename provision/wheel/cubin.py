@@ -53,30 +53,28 @@ def read_device_code(module: Path) -> DeviceCode:
 
     with module.open("rb") as file:
         elf = ELFFile(file)
-        found = [
-            entry
+        sections = [
+            section.data()
             for name in _SECTIONS
             if (section := elf.get_section_by_name(name)) is not None
-            for entry in _entries(section.data())
         ]
         symbols = elf.get_section_by_name(".dynsym")
         registers = isinstance(symbols, SymbolTableSection) and bool(
             symbols.get_symbol_by_name(_REGISTER)
         )
+    return parse_fatbin(*sections, registers=registers)
+
+
+def parse_fatbin(*sections: bytes, registers: bool = False) -> DeviceCode:
+    """The bytes of a module's sections → the device code in them.
+
+    ``registers``: the module registers device code, whether any is found or not.
+    """
+    found = [entry for section in sections for entry in _entries(section)]
     return DeviceCode(
         cubins=sorted_capabilities(capability for kind, capability in found if kind == _CUBIN),
         ptx=sorted_capabilities(capability for kind, capability in found if kind == _PTX),
         registers=registers or bool(found),
-    )
-
-
-def parse_fatbin(section: bytes) -> DeviceCode:
-    """The bytes of one section → the device code in it."""
-    found = tuple(_entries(section))
-    return DeviceCode(
-        cubins=sorted_capabilities(capability for kind, capability in found if kind == _CUBIN),
-        ptx=sorted_capabilities(capability for kind, capability in found if kind == _PTX),
-        registers=bool(found),
     )
 
 

@@ -247,7 +247,10 @@ def read_wheel_paths(folder: Path) -> tuple[Path, ...]:
     """The DeepSpeed wheels of a folder, by file name; ConfigError if that is a file."""
     if folder.is_file():
         raise ConfigError(
-            "--wheels", found=f"a file, {folder}", expected="a folder of wheels", remedy="name one"
+            "--wheels",
+            found=f"a file, {folder}",
+            expected="a folder",
+            remedy="name the one it is in",
         )
     return tuple(sorted(folder.glob(WHEELS)))
 

@@ -119,7 +119,7 @@ def zf_start(cache: Path) -> Iterator[ZfStart]:
     for process in started:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGINT)
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import pytest
 
 from provision.demo.fleet import CHECKOUT, Fleet
 from provision.demo.power import read_descendants
+from tests.integration.cluster.cluster import started
 
 if TYPE_CHECKING:
     from tests.integration.conftest import DemoRun, ZfRun
@@ -66,16 +67,15 @@ def test_ctrl_c_leaves_no_process(
             [*argv, "--folder", str(demos[0].folder)], cwd=tmp_path, env=environ,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, text=True,
         )  # fmt: skip
-    while moment not in log.read_text():
+    below: list[int] = []  # two hosts and the command, which begins after its line
+    while moment not in log.read_text() or len(below := read_descendants(demo.pid)) < 3:
         assert demo.poll() is None, log.read_text()
         time.sleep(0.1)
-    below = read_descendants(demo.pid)
-    assert len(below) >= 3  # two hosts and the command
     demo.send_signal(signal.SIGINT)
-    out, _ = demo.communicate(timeout=90)
+    out, _ = demo.communicate(timeout=300)
     assert demo.returncode == 130, log.read_text()
     assert json.loads(out)["exit"] == 130
-    assert not [pid for pid in below if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in below if started(pid)]
 
 
 def test_plain_invoke_works_in_the_demos_folder(deployed: Fleet, zf_run: ZfRun) -> None:

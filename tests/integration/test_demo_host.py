@@ -21,7 +21,7 @@ from provision.demo.fleet import CHECKOUT, Fleet, apply_start_fleet, apply_stop_
 
 def ssh(fleet: Fleet, *command: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     argv = ["ssh", "-F", str(fleet.ssh_config), "-o", "BatchMode=yes", *command]
-    return subprocess.run(argv, capture_output=True, timeout=60, check=False, **options)
+    return subprocess.run(argv, capture_output=True, timeout=300, check=False, **options)
 
 
 def alive(pid: int) -> bool:
@@ -31,7 +31,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 10) -> bool:
+def wait_for(what: Callable[[], bool], seconds: float = 120) -> bool:
     deadline = time.monotonic() + seconds
     while not what():
         if time.monotonic() > deadline:
@@ -91,7 +91,7 @@ def test_only_this_user_with_this_key_gets_in(fleet: Fleet, options: list[str]) 
     home = {**os.environ, "HOME": str(fleet.folder)}
     done = subprocess.run(
         ["ssh", "-F", str(config), "-o", "BatchMode=yes", *argv],
-        capture_output=True, text=True, timeout=60, env=home, check=False,
+        capture_output=True, text=True, timeout=300, env=home, check=False,
     )  # fmt: skip
     assert done.returncode == 255
     assert "Permission denied (publickey)" in done.stderr
@@ -168,7 +168,7 @@ def test_a_host_does_not_outlive_who_started_it(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "one")],
-        cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False,
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL
     server = int(done.stdout)

@@ -67,5 +67,22 @@ def test_refusals(node):
     answer, _ = node("2", "--objective", "dance")
     assert answer["error"]["what"] == "--objective"
     answer, _ = node("2", "2", "1", "localhost", "--script", "train.py", NODE_RANK="1")
-    assert answer["error"]["what"] == "master_addr"
+    assert answer["error"]["what"] == "--master-addr"
     assert answer["exit"] == 2
+
+
+def test_flags_of_train_and_one_id_for_all_nodes(node, tmp_path):
+    own = tmp_path / "my.json"
+    own.write_text('{"zero_optimization": {"stage": 2}, "bf16": {"enabled": true}}')
+    shell = {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "192.168.1.100", "RUN_ID": "mine"}
+    shell |= {"MODEL_PATH": "Qwen/Qwen3-0.6B", "TRAIN_FILE_DIR": "data", "OMP_NUM_THREADS": "3"}
+    answer, _ = node("--deepspeed", str(own), "--lost-after", "9", **shell)
+    (launch,) = answer["launch"]["nodes"]
+    assert "/code/zero_configs/own.json" in launch["command"]
+    assert launch["run_dir"].endswith("/.zerofleet/runs/mine")
+    assert launch["environ"]["OMP_NUM_THREADS"] == "3"
+    limits = {"grace": 15, "failure_grace": 3, "lost_after": 9, "start_within": 300}
+    assert answer["launch"]["limits"] == limits
+    (tmp_path / "home/.zerofleet/runs/mine").mkdir(parents=True)
+    answer, _ = node("--deepspeed", str(own), **shell)
+    assert (answer["error"]["what"], answer["exit"]) == ("RUN_ID", 2)

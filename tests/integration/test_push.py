@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
-from provision.commands.pushing import gather_local
-from provision.commands.reach import connected_fleet
+from provision.commands.connect import connected_fleet
+from provision.commands.push.push import gather_local
 from provision.demo.fleet import Fleet
 from provision.settings import make_settings
 from provision.show import Answer, Stop
@@ -55,7 +55,7 @@ class Bed:
 
     def push(self, *args: str) -> tuple[dict[str, Any], str]:
         """Its JSON object, and what a person reads."""
-        out, err = self.start(*args).communicate(timeout=120)
+        out, err = self.start(*args).communicate(timeout=300)
         assert "Traceback" not in err, err[-3000:]
         return json.loads(out), err
 
@@ -141,7 +141,7 @@ def test_each_byte_leaves_this_machine_once_and_none_the_second_time(hosts: Bed)
 def test_a_controller_killed_on_the_way_leaves_no_port_and_goes_on_where_it_was(
     hosts: Bed,
 ) -> None:
-    first = hosts.start("--limit", "4MB/s")
+    first = hosts.start("--limit", "2MB/s")
     partial = hosts.cluster.node("node4").path("~/.zerofleet/store")
     until(lambda: grown(partial) > 2_000_000)
     assert len(hosts.relays()) >= 4
@@ -189,11 +189,11 @@ def test_a_host_without_room_stops_the_push_before_a_byte_is_sent(hosts: Bed) ->
 
 @needs_root
 def test_a_power_cut_is_named_and_the_others_have_it(hosts: Bed) -> None:
-    process = hosts.start("--limit", "4MB/s")
+    process = hosts.start("--limit", "2MB/s")
     store = hosts.cluster.node("node2").path("~/.zerofleet/store")
     until(lambda: grown(store) > 1_000_000)
     hosts.cluster.node("node2").off()
-    out, said = process.communicate(timeout=180)
+    out, said = process.communicate(timeout=400)
     assert {f["host"] for f in json.loads(out)["findings"]} == {"node2"}, said
     assert "[node3] node2 can't be reached from there" in said
     for node in ("node1", "node3", "node4"):
@@ -204,6 +204,27 @@ def test_a_power_cut_is_named_and_the_others_have_it(hosts: Bed) -> None:
     assert answer["ok"], said
     assert answer["bytes_sent"] == 0  # what node2 lacks still, the others have
     assert 0 < answer["hosts"]["node2"]["bytes_fetched"] < SIZE
+    until(lambda: not hosts.relays())
+
+
+@needs_root
+def test_what_rotted_on_a_host_is_found_and_mended_by_a_push_that_checks(hosts: Bed) -> None:
+    answer, _ = hosts.push()
+    node = hosts.cluster.node("node2")
+    (weights,) = [path for path in hosts.stored("node2") if path.name == "weights"]
+    good, before = weights.read_bytes(), weights.stat()
+    with weights.open("r+b") as stream:
+        stream.seek(SIZE // 2)
+        stream.write(b"flipped")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk does it
+    assert hosts.push()[0]["bytes_sent"] == 0
+    assert (node.path(answer["path"]) / "weights").read_bytes() != good
+    answer, said = hosts.push("--check")
+    assert answer["ok"], said
+    assert "[node2] weights had rotted on this disk: removed, and sent again" in said
+    changed = {name: host["changed"] for name, host in answer["hosts"].items()}
+    assert changed == {name: name == "node2" for name in NODES}
+    assert (node.path(answer["path"]) / "weights").read_bytes() == good
     until(lambda: not hosts.relays())
 
 

@@ -103,10 +103,10 @@ def odd_wheel(deployed: Fleet, tmp_path: Path):
 
 
 def test_an_unreachable_host(refused, host_file) -> None:
-    with socket.socket() as free:
+    with socket.socket() as free:  # bound, so that nobody else listens there
         free.bind(("127.0.0.9", 0))
         port = free.getsockname()[1]
-    line = refused(["deploy", "--hosts", host_file(f"node1\n127.0.0.9:{port}\n")], 3)
+        line = refused(["deploy", "--hosts", host_file(f"node1\n127.0.0.9:{port}\n")], 3)
     assert f"127.0.0.9:{port}: ssh: found no SSH session" in line
 
 
@@ -174,7 +174,7 @@ def test_a_read_only_output_folder(refused) -> None:
 
 
 def test_zero_4(refused) -> None:
-    assert "zero stage: found 4, expected 1, 2 or 3" in refused(["train", "--zero", "4"], 2)
+    assert "--zero: found 4, expected 1, 2 or 3" in refused(["train", "--zero", "4"], 2)
 
 
 def test_an_offload_that_the_stage_does_not_have(refused) -> None:

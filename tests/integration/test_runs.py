@@ -44,7 +44,7 @@ def test_a_run_is_left_found_again_killed_and_gone_on_with(deployed: Fleet, zf_r
         return answer
 
     runs = [host.home / ".zerofleet" / "runs" for host in deployed.hosts]
-    first = zf("train", *ENDLESS, "--detach")["run"]
+    first = zf("train", *ENDLESS, "--detach", "--env", "OURS=kept", "--grace", "20")["run"]
     wait_until(lambda: max(losses(runs[0] / first), default=0) >= 6)
     outputs = [folder / first / "output" for folder in runs]
     wait_until(lambda: all([*output.glob("checkpoint-*/checkpoint.json")] for output in outputs))
@@ -66,9 +66,15 @@ def test_a_run_is_left_found_again_killed_and_gone_on_with(deployed: Fleet, zf_r
     assert (ended["first_failure"]["host"], ended["first_failure"]["rank"]) == ("node2", 1)
     assert (Path(ended["collected"]) / "hosts" / "node1" / "metrics.jsonl").is_file()
     assert not list(Path(ended["adapter"]).glob("checkpoint-*"))
+    page = Path(ended["report"]).read_text()
+    assert "First failure" in page
+    assert "<h2>Hosts</h2>" in page  # as they were when train, which has left, started it
     assert zf("status", first, code=5)["state"] == "failed"
 
     again = zf("train", "--resume", first, "--detach")  # as invoke resume
+    plans = [json.loads((folder / again["run"] / "plan.json").read_text()) for folder in runs]
+    assert [plan["environ"]["OURS"] for plan in plans] == ["kept", "kept"]
+    assert [plan["limits"]["grace"] for plan in plans] == [20.0, 20.0]
     step = again["resumed_step"]
     assert step % 4 == 0
     before = losses(runs[0] / first)

@@ -38,7 +38,7 @@ def test_two_first_starts_at_once_then_plain_invoke(copy: Path, tmp_path: Path) 
         )
         for _ in range(2)
     ]  # fmt: skip
-    said = [(*start.communicate(timeout=300), start.returncode) for start in starts]
+    said = [(*start.communicate(timeout=800), start.returncode) for start in starts]
     assert [code for _, _, code in said] == [0, 0], said
     assert all("deploy" in out for out, _, _ in said)
     assert sum(err.count("making") for _, err, _ in said) == 1
@@ -47,5 +47,5 @@ def test_two_first_starts_at_once_then_plain_invoke(copy: Path, tmp_path: Path) 
     # The activated environment's own `invoke`: its first line must survive the space.
     activated = 'set -e; cd "$1"; . .venv/bin/activate; invoke --list'
     argv = ["sh", "-c", activated, "sh", str(copy)]
-    plain = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    plain = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     assert plain.stdout == said[0][0], plain.stderr

@@ -6,6 +6,7 @@ import socket
 from types import SimpleNamespace
 
 import pytest
+from paramiko import Transport
 from paramiko import ssh_exception as ssh
 
 from provision.errors import ConfigError
@@ -40,7 +41,7 @@ CXN = SimpleNamespace(user="ubuntu", host="10.0.0.1", port=22)
         ),
         (ssh.SSHException("Error reading SSH protocol banner"), "no greeting from", "overloaded"),
         (ssh.SSHException("No existing session"), "no greeting from", "overloaded"),
-        (EOFError(), "no SSH session to ubuntu@10.0.0.1:22 (EOFError)", "that port"),
+        (EOFError(), "to ubuntu@10.0.0.1:22 (the connection ended)", "that port"),
     ],
 )
 def test_a_failed_connection_is_one_line_with_a_remedy(error, found, remedy):
@@ -95,6 +96,21 @@ def test_accepting_new_keys_is_asked_for(config):
 def test_a_missing_ssh_config_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read_ssh_files(SshOptions(config=tmp_path / "none"))
+
+
+@pytest.mark.parametrize("text", [b"Host node1\n  Port abc\n", b"Host \xe9\n", b"Host\n", b"%\n"])
+def test_an_ssh_config_that_openssh_would_refuse_is_one_line(text, tmp_path):
+    (tmp_path / "config").write_bytes(text)
+    with pytest.raises(ConfigError, match=r"ssh_config.*`ssh -G "):
+        connect("node1", SshOptions(config=tmp_path / "config"))
+
+
+def test_known_hosts_that_cannot_be_read_vouch_for_nothing(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    (tmp_path / "config").write_text(f"UserKnownHostsFile {tmp_path} {loop} {loop}/known_hosts\n")
+    cxn = connect("node1", SshOptions(config=tmp_path / "config"))
+    assert not cxn.client.get_host_keys().lookup("node1")
 
 
 def known(tmp_path, text, name="node1", **keywords):
@@ -166,15 +182,32 @@ def test_connections_share_nothing_that_changes(config):
 
 
 @pytest.mark.parametrize(
-    ("error", "seconds", "again"),
+    ("error", "again"),
     [
-        (EOFError(), 0.01, True),
-        (ConnectionResetError(104, "reset"), 0.01, True),
-        (ssh.SSHException("Error reading SSH protocol banner"), 0.1, True),
-        (ssh.SSHException("Error reading SSH protocol banner"), 10.0, False),
-        (ssh.AuthenticationException("no"), 0.1, False),
-        (ConnectionRefusedError(111, "refused"), 0.1, False),
+        (EOFError(), True),
+        (ConnectionResetError(104, "reset"), True),
+        (ssh.AuthenticationException("no"), False),
+        (ConnectionRefusedError(111, "refused"), False),
+        (TimeoutError(), False),
     ],
 )
-def test_only_a_server_that_hangs_up_at_once_is_asked_again(error, seconds, again):
-    assert hung_up(error, seconds) is again
+def test_only_a_server_that_hangs_up_is_asked_again(error, again):
+    assert hung_up(error) is again
+
+
+@pytest.mark.parametrize(
+    ("said", "closes", "again"),
+    [(b"", True, True), (b"Exceeded\r\n", True, True), (b"", False, False)],
+)
+def test_paramiko_tells_a_server_that_hangs_up_from_one_that_is_silent(said, closes, again):
+    ours, theirs = socket.socketpair()
+    with theirs, ours:
+        theirs.sendall(said)
+        if closes:
+            theirs.shutdown(socket.SHUT_WR)
+        transport = Transport(ours)
+        transport.banner_timeout = 0.001
+        with pytest.raises(ssh.SSHException, match="protocol banner") as failed:
+            transport.start_client(timeout=20)
+        assert hung_up(failed.value) is again
+        transport.close()

@@ -11,8 +11,15 @@ from pathlib import Path
 
 import pytest
 
+import provision.onhost
 from provision.errors import HostError
-from provision.script import NO_PYTHON, parse_answer, read_onhost, script_argv, text_argv
+from provision.script import (
+    NO_PYTHON,
+    parse_answer,
+    passing_on,
+    script_argv,
+    text_argv,
+)
 
 ECHO = """
 import json, sys
@@ -114,15 +121,24 @@ def test_a_program_too_long_for_one_command_line_is_refused():
         text_argv(noise, "x.py", [])
 
 
-@pytest.mark.parametrize(
-    "name", ["probe", "ready", "place", "install", "prove", "supervise", "follow"]
-)
-def test_every_script_fits_in_one_command(name):
-    assert len(shlex.join(script_argv(name, []))) < 32_000  # a login shell may copy it twice
-    assert read_onhost(name)
+ONHOST = Path(provision.onhost.__file__).parent
+SCRIPTS = sorted(p.stem for p in ONHOST.glob("*.py") if '"__main__"' in p.read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_fits_in_one_command_and_leaves_half_of_it_for_arguments(name):
+    assert len(shlex.join(script_argv(name, []))) < 64 * 1024
 
 
 @pytest.mark.parametrize("inside", ["", "{", "[]", "5", "{'a': 1}", "\x1b[2J"])
 def test_an_answer_that_is_no_object_is_an_error_of_its_host(inside):
     with pytest.raises(HostError, match="node1: answer"):
         parse_answer("node1", f"ZEROFLEET<<{inside}>>ZEROFLEET\n")
+
+
+def test_what_a_script_says_is_passed_on_with_its_host_and_nothing_else_is():
+    heard: list[str] = []
+    on_line = passing_on("node1", heard.append)
+    for line in ("ZEROFLEET-SAY 3 of 7 files", "Welcome", "ZEROFLEET-AT 7", "ZEROFLEET-SAY "):
+        on_line(line)
+    assert heard == ["[node1] 3 of 7 files", "[node1] "]

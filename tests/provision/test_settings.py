@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from provision.allowed import require_block
 from provision.errors import ConfigError
-from provision.settings import DEFAULTS, make_settings
+from provision.settings import DEFAULTS, make_settings, read_settings
 
 HERE = Path("/home/me/project")
 
@@ -57,6 +58,9 @@ def test_absolute_paths_stay():
         ({}, {"grace_after_failure": "0"}, r"--grace-after-failure: found '0', expected"),
         ({}, {"workers": 0}, r"--workers: found 0, expected a number, 1 or more"),
         ({}, {"set": ["max_steps"]}, r"--set: found 'max_steps', expected key=value"),
+        ({"accept_new": "no"}, {}, r"invoke.yaml, accept_new: found 'no', expected true or false"),
+        ({"hosts": ["a", "b"]}, {}, r"invoke.yaml, hosts: found \['a', 'b'\], expected one value"),
+        ({}, {"hosts": "~nobody-here/h"}, r"--hosts: found '~nobody-here/h', expected .* home"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(config, flags, message):
@@ -131,7 +135,7 @@ def test_what_no_deploy_could_honour_is_refused_before_any_host_is_asked() -> No
     with pytest.raises(ConfigError, match="--limit: found '0'"):
         make_settings({"limit": 0}, {}, HERE)
     assert make_settings({"limit": 50_000_000}, {}, HERE).limit == "50000000"
-    with pytest.raises(ConfigError, match="--env-python: found it with --env-source wheelhouse"):
+    with pytest.raises(ConfigError, match="--env-python: found --env-source wheelhouse beside it"):
         make_settings({}, {"env_python": "~/x"}, HERE)
     make_settings({"env_source": "existing"}, {"env_python": "~/x"}, HERE)
     make_settings({"env_python": "~/x"}, {}, HERE)  # there for when it is of use
@@ -151,3 +155,22 @@ def test_a_recipe_of_ours_goes_by_its_bare_name() -> None:
     assert ours.is_file()
     assert make_settings({}, {"recipe": "./orpo"}, HERE).recipe == HERE / "orpo"
     assert make_settings({}, {"recipe": "my.yaml"}, HERE).recipe == HERE / "my.yaml"
+
+
+def test_a_folder_that_is_gone_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the current folder: found No such file or directory"):
+        read_settings({})
+
+
+@pytest.mark.parametrize("name", ["model", "zerofleeet", "Zerofleet"])
+def test_what_stands_beside_our_block_is_not_left_out_silently(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}' at the left margin, expected zerofleet: there"):
+        require_block(["zerofleet", "run", "tasks", "another", name])
+
+
+def test_invokes_own_blocks_and_those_of_others_may_stay() -> None:
+    require_block(["zerofleet", "run", "runners", "sudo", "tasks", "timeouts", "another"])

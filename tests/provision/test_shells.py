@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from provision.errors import ConfigError
 from provision.launch.nodes import plan_nodes
-from provision.launch.spec import RunHost, parse_run_spec
+from provision.launch.spec import RunHost, parse_run, with_training
 from provision.script import parse_answer, text_argv
 from provision.settings import make_settings
 from provision.steps import Phase, Plan, Run, Step
@@ -53,7 +53,7 @@ def without(strategy, characters):
 def run(shell, command, folder):
     """Give a command to a shell as sshd does; nothing may have been executed that it holds."""
     done = subprocess.run(
-        [shell, "-c", command], cwd=folder, capture_output=True, check=False, timeout=30,
+        [shell, "-c", command], cwd=folder, capture_output=True, check=False, timeout=240,
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LC_ALL": "C.UTF-8"},
     )  # fmt: skip
     assert not list(folder.rglob("*CANARY*")), command
@@ -127,18 +127,21 @@ def run_or_refuse(shell, empty, name):
 def node_command(model, home, flag):
     """The command that a person pastes on a host, of a run with these values."""
     host = RunHost(name="node1", slots=1, home=home, nproc_per_node=1, socket_interface="eth0")
-    spec = parse_run_spec(
+    base = parse_run(
         run="r1",
         hosts=[host],
         master_addr="10.0.0.1",
+        output=f"~/{model}",
+        python="~/python",
+        accelerator="cpu",
+    )
+    spec = with_training(
+        base,
         zero=2,
         offload="none",
         zero_configs=["zero2.json"],
         model=f"/{model}",
         data=f"~/{model},/b",
-        output=f"~/{model}",
-        python="~/python",
-        accelerator="cpu",
         recipe={"run_name": flag},
         overrides={},
     )

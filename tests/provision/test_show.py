@@ -74,6 +74,19 @@ def test_ctrl_c_is_130(capsys):
     assert "Traceback" not in err
 
 
+def test_a_closed_stdout_is_no_fault(monkeypatch):
+    """As ``invoke memory >&-``, where Python has no sys.stdout at all."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with show.answer(json=False) as out:
+        out.table(("a",), [("1",)])
+        out.text("b")
+
+
+def test_no_table_of_nothing(capsys):
+    """Where no host answered, a head of columns says no more."""
+    assert run(lambda out: out.summary(summarize({})), capsys, json_out=False)[1] == ""
+
+
 def test_a_programming_error_is_not_hidden(capsys):
     with pytest.raises(ZeroDivisionError), show.answer(json=True):
         1 / 0  # noqa: B018

@@ -42,7 +42,6 @@ def test_json_has_phases_and_steps():
     }
 
 
-def test_bytes_to_push_and_hosts_of_a_phase():
-    assert PLAN.push_bytes == 1234
+def test_hosts_of_a_phase():
     assert PLAN.phases[0].hosts == ("node1", "node2")
     assert PLAN.phases[0].of("node2") == (RUN,)

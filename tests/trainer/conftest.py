@@ -22,8 +22,16 @@ from transformers import PreTrainedTokenizerFast
 
 from trainer import tiny as tiny_model
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples" / "conversations.jsonl"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Many start Pythons that import torch, at the lowest priority beside other tests."""
+    for item in items:
+        if HERE in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session")

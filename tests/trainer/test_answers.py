@@ -1,11 +1,15 @@
 """Logits of labelled tokens alone: the same loss, the same gradients."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BartConfig, BartForCausalLM, GPT2Config, Qwen3Config
 
 from trainer.answers import AnswersOnly, labelled, takes_positions
+from trainer.args import SftArgs
 from trainer.data import MASKED, Collator
+from trainer.sft import SftTrainer
 
 ROWS = [
     {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [MASKED, MASKED, 3, MASKED, 5, 6]},
@@ -52,6 +56,15 @@ def test_loss_and_gradients_are_those_of_all_logits(network, items: int | None) 
     assert (every, some) == (8, 3)
     torch.testing.assert_close(kept, whole, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(kept_gradient, its_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothed_labels_have_all_logits(network, tmp_path: Path, smoothing: float) -> None:
+    args = SftArgs(output_dir=str(tmp_path), label_smoothing_factor=smoothing, bf16=False)
+    trainer = SftTrainer(model=network, args=args, data_collator=Collator(0))
+    batch = batch_of(ROWS, trainer.data_collator)
+    assert ("logits_to_keep" in batch) == (not smoothing)
+    assert torch.isfinite(trainer.compute_loss(network, batch))
 
 
 def test_who_takes_positions(network) -> None:

@@ -49,6 +49,50 @@ def test_every_key_of_the_recipe_is_a_flag_and_states_its_default() -> None:
     assert flat(GIVEN + as_argv(recipe)) == flat(GIVEN)
 
 
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--max_train_samples", "0"], "--max_train_samples 0: at least 1"),
+        (["--max_eval_samples", "-1"], "--max_eval_samples -1: at least 1"),
+        (["--lora_rank", "0"], "--lora_rank 0: at least 1"),
+        (["--model_max_length", "7"], "--model_max_length 7: at least 8"),
+        (["--eval_strategy", "steps", "--eval_steps", "2"], "nothing to evaluate on"),
+        (["--fsdp", "true"], "there is no FSDP here"),
+    ],
+)
+def test_what_can_not_be_honoured_is_one_line(argv: list[str], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        parse_args([*GIVEN, *argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--label_smoothing_factor", "0.1"], "no labels to smooth"),
+        (["--train_sampling_strategy", "group_by_length"], "two lengths"),
+    ],
+)
+def test_what_means_nothing_to_pairs(argv: list[str], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        parse_args([*GIVEN, *argv], OrpoDataArgs, training_args=OrpoArgs)
+
+
+@pytest.mark.parametrize(
+    ("argv", "steps"),
+    [
+        ([], 100),
+        (["--num_train_epochs", "3"], -1),
+        (["--num-train-epochs=3"], -1),
+        (["--num_train_epochs", "3", "--max_steps", "7"], 7),
+    ],
+)
+def test_epochs_that_were_asked_for_are_not_cut_by_an_objectives_steps(
+    argv: list[str], steps: int
+) -> None:
+    *_, training = parse_args([*GIVEN, *argv], OrpoDataArgs, training_args=OrpoArgs)
+    assert training.max_steps == steps
+
+
 def test_flags_of_the_recipe_can_be_overridden() -> None:
     recipe = yaml.safe_load(RECIPE.read_text())
     changed = flat([*GIVEN, *as_argv(recipe), "--use_peft", "false", "--learning_rate", "1e-3"])
@@ -121,7 +165,9 @@ def test_a_rank_s_start() -> None:
         "from trainer.args import parse_args;"
         f"parse_args({[*GIVEN, '--ddp_timeout', '77']!r});"
         "print('timeout', d.distributed_c10d._get_default_timeout, "
-        "d.group.WORLD._get_backend(__import__('torch').device('cpu')).options._timeout)"
+        "d.group.WORLD._get_backend(__import__('torch').device('cpu')).options._timeout);"
+        # As a rank ends (trainer/process.py): gloo's destructors may abort it, or never return.
+        "sys.stdout.flush(); __import__('os')._exit(0)"
     )
     environ = {
         "RANK": "0",

@@ -97,6 +97,8 @@ def test_real_models_templates(
     expected = [b + a + s for b, a, s in zip(before, answers, stops, strict=True)]
     assert learned(tokenizer, messages) == expected
     assert data.teaches_to_stop(tokenizer) == bool(stops[-1])
+    ends = [eos, *re.findall("<[^>]+>", stops[-1])[-1:]]
+    assert tokenizer.convert_ids_to_tokens(data.stop_ids(tokenizer)) == list(dict.fromkeys(ends))
 
 
 def test_reasoning_is_learned_where_the_template_keeps_it(

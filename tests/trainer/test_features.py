@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from trainer.features import Counts, Features, TokenRows, apply_once, tokens_key
 
@@ -38,8 +38,11 @@ def test_tokens_are_made_once(tmp_path: Path) -> None:
     for one in found:
         assert (asdict(one.counts), one.tokens) == (asdict(Counts(read=3)), 6)
         assert [r["input_ids"].tolist() for r in one.rows] == [[0, 1, 2], [0], [0, 1]]
-    apply_once(tmp_path, "other", make, print)
+    assert apply_once(tmp_path, "other", make, print).digest == found[0].digest
     assert len(made) == 2
+    rows = TokenRows.of([*ROWS[:2], {"input_ids": np.arange(1, 3)}])
+    moved = Features(rows=rows, counts=Counts(read=3), tokens=6)
+    assert apply_once(tmp_path, "moved", lambda: moved, print).digest != found[0].digest
 
 
 def test_half_written_tokens_are_not_used(tmp_path: Path) -> None:
@@ -62,4 +65,14 @@ def test_the_key_is_of_all_that_decides(tokenizer: PreTrainedTokenizerFast, tmp_
 
     keys = {key("longer"), key("l"), key("l", length=9), key("l", objective="orpo")}
     tokenizer.chat_template = "other"
-    assert len(keys | {key("l")}) == 5
+    keys.add(key("l"))
+    tokenizer.bos_token = "<|im_start|>"  # templates write it
+    assert len(keys | {key("l")}) == 6
+
+
+def test_a_tokenizer_written_in_python_has_a_key(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    small, large = ByT5Tokenizer(), ByT5Tokenizer(extra_ids=126)
+    assert not small.is_fast
+    keys = {tokens_key(str(tmp_path), "pretrain", {}, each) for each in (small, large, small)}
+    assert len(keys) == 2

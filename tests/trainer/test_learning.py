@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from bench.matrix import Train
 from trainer.sample import answer, load
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 #: Fifty questions, of which none is answered by another's answer.
 ROWS = [
     (f"What is the word for {n}?", f"It is {chr(97 + n % 26)}{n * 7919 % 997}.") for n in range(50)
@@ -43,6 +44,11 @@ def test_fifty_rows_are_learned_by_heart(tiny: Path, tmp_path: Path, ranks: Trai
     events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert events[-1]["loss_first"] > 5
     assert events[-1]["loss_last"] < 0.05
+    # A base model that got a chat format: its own end of text is another token than a turn's end.
+    kept = tmp_path / "out" / "generation_config.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "eos_token_id": 0}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out", eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(tmp_path / "out")
     model, tokenizer = load(tmp_path / "out")
     for asked, said in ROWS[::12]:
         assert answer(model, tokenizer, asked, max_new_tokens=24) == said

@@ -8,7 +8,7 @@ import pytest
 
 from bench.matrix import OBJECTIVES, Train, all_cases, run, thin
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 
 def test_training_comes_out_right(ranks: Train, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trainer import merge as merging
 from trainer.errors import RequestError
@@ -24,7 +24,8 @@ def adapter(tiny: Path, tmp_path: Path) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)
     adapted.save_pretrained(tmp_path / "adapter")
-    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(tiny, eos_token="<|endoftext|>")
+    tokenizer.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
@@ -35,6 +36,7 @@ def test_the_merged_model_says_what_base_and_adapter_say(
     assert merge(adapter, out) < 0.15
     assert not (out / "adapter_config.json").exists()
     assert AutoTokenizer.from_pretrained(out).chat_template
+    assert set(GenerationConfig.from_pretrained(out).eos_token_id) == {0, 2}  # the template's, too
     ids = torch.arange(40)[None]
     with torch.no_grad():
         base = AutoModelForCausalLM.from_pretrained(tiny)(input_ids=ids).logits
@@ -52,6 +54,8 @@ def test_weights_that_differ_are_not_left_behind(
 
 
 def test_what_can_not_be_merged(adapter: Path, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"the base model /gone can't be loaded: .*give --base"):
+        merge(adapter, tmp_path / "merged", "/gone")
     with pytest.raises(RequestError, match="that is no LoRA adapter"):
         merge(tiny, tmp_path / "merged")
     (tmp_path / "full").mkdir()

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from trainer.args import LoraArgs, ModelArgs, SftArgs
 from trainer.errors import RequestError
@@ -16,6 +22,7 @@ from trainer.model import (
     fit_vocabulary,
     load_model,
     load_tokenizer,
+    set_stops,
     weights_dtype,
 )
 
@@ -23,6 +30,16 @@ from trainer.model import (
 @pytest.fixture
 def model(tiny: Path) -> PreTrainedModel:
     return load_model(ModelArgs(model_name_or_path=str(tiny)), torch.bfloat16)
+
+
+def test_weights_that_are_not_there_are_not_made_up(tiny: Path, tmp_path: Path) -> None:
+    whole = AutoModelForCausalLM.from_pretrained(tiny)
+    weights = {n: v for n, v in whole.state_dict().items() if "layers.0.mlp" not in n}
+    whole.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(
+        RequestError, match=r"lacks the weights model\.layers\.0\.mlp\.\S+ and \d more"
+    ):
+        load_model(ModelArgs(model_name_or_path=str(tmp_path)), torch.bfloat16)
 
 
 @pytest.fixture
@@ -136,3 +153,24 @@ def test_what_is_no_model_is_one_line(tiny: Path, tmp_path: Path) -> None:
         with pytest.raises(RequestError, match="no tokenizer can be loaded from") as error:
             load_tokenizer(args)
         assert "\n" not in str(error.value)
+
+
+def test_padding_needs_no_token_of_its_own(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert load_tokenizer(ModelArgs(model_name_or_path=str(tmp_path))).pad_token_id == 0
+
+
+@pytest.mark.parametrize("known", [None, 0, [0, 1]])
+def test_the_saved_model_stops_where_its_template_ends_an_answer(
+    model: PreTrainedModel, tiny: Path, tmp_path: Path, known: int | list[int] | None
+) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny, eos_token="<|endoftext|>")
+    model.generation_config.eos_token_id = known
+    set_stops(model, tokenizer)
+    model.save_pretrained(tmp_path)
+    stops = GenerationConfig.from_pretrained(tmp_path).eos_token_id
+    assert tokenizer.convert_ids_to_tokens(stops)[-1] == "<|im_end|>"
+    assert sorted(stops) == ([0, 1, 2] if known == [0, 1] else [0, 2])

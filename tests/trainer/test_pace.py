@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,20 +10,30 @@ from typing import Any
 import pytest
 import torch
 
+from trainer import pace as pace_module
 from trainer.metrics import RUN_DIR
 from trainer.pace import Pace
 
 
 class Slow(torch.nn.Module):
+    """Takes as long as it is told, by a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+
     def forward(self, seconds: float) -> float:
-        time.sleep(seconds)
+        self.now += seconds
         return seconds
 
 
 @pytest.fixture
-def trainer() -> Any:
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Any:
     args = SimpleNamespace(process_index=3, device=torch.device("cpu"))
-    return SimpleNamespace(args=args, model_wrapped=Slow())
+    model = Slow()
+    clock = SimpleNamespace(perf_counter=lambda: model.now, time=lambda: model.now)
+    monkeypatch.setattr(pace_module, "time", clock)
+    return SimpleNamespace(args=args, model_wrapped=model)
 
 
 def test_a_line_for_each_logging_step(
@@ -34,9 +43,10 @@ def test_a_line_for_each_logging_step(
     pace, state = Pace(trainer), SimpleNamespace(global_step=10)
     pace.on_train_begin(trainer.args, state, None)
     for _ in range(4):
-        trainer.model_wrapped(0.01)
+        trainer.model_wrapped(0.5)
+        trainer.model_wrapped.now += 7.0  # the backward pass
     trainer.model_wrapped.eval()
-    trainer.model_wrapped(0.2)
+    trainer.model_wrapped(30.0)
     state.global_step = 12
     pace.on_log(trainer.args, state, None, logs={"eval_loss": 1.0})
     pace.on_log(trainer.args, state, None, logs={"loss": 1.0})
@@ -44,7 +54,7 @@ def test_a_line_for_each_logging_step(
     (line,) = (tmp_path / "pace" / "rank3.jsonl").read_text().splitlines()
     found = json.loads(line)
     assert (found["rank"], found["step"], found["device_bytes"]) == (3, 12, None)
-    assert 0.02 <= found["forward_seconds"] < 0.1
+    assert found["forward_seconds"] == 4 * 0.5 / 2
     assert found["host_bytes"] > 10**7
 
 

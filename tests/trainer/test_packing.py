@@ -29,6 +29,11 @@ def test_blocks_are_filled_and_nothing_is_dropped() -> None:
     assert [block["labels"].tolist() for block in blocks] == [[M, 2, 3, M, 5], [M, 7, M]]
 
 
+def test_a_block_without_labels_is_left_out() -> None:
+    blocks = pack_blocks([document(1, 2, 3, 4), document(5, 6)], 5)
+    assert [block["input_ids"].tolist() for block in blocks] == [[1, 2, 3, 4, 5]]
+
+
 def test_whole_rows_go_where_least_room_is_left() -> None:
     rows = [document(*range(n)) for n in (3, 6, 4, 5)]
     packed = pack_whole(rows, 10)

@@ -71,7 +71,7 @@ def test_every_writer_s_words_for_a_full_disk_are_known(
             filler.write_bytes(bytes(4096))  # a size of 0 would be none
             resize(free)
             with pytest.raises(RequestError, match="No space left on device") as error:  # noqa: SIM117
-                with room.result(folder):
+                with room.writing_result(folder):
                     write()
             said = str(error.value)
             assert "the result does not fit into" in said, name
@@ -83,7 +83,11 @@ def test_every_writer_s_words_for_a_full_disk_are_known(
 def test_another_error_stays_what_it_is(disk: tuple[Path, Resize]) -> None:
     folder, _ = disk
     for error in (KeyError("a"), RuntimeError("unexpected pos 3 vs 4"), OSError(13, "no")):
-        for context in (room.result(folder), room.checkpoint(folder), room.told()):
+        for context in (
+            room.writing_result(folder),
+            room.writing_checkpoint(folder),
+            room.one_line_when_full(),
+        ):
             with pytest.raises(type(error)) as raised, context:
                 raise error
             assert raised.value is error
@@ -91,7 +95,7 @@ def test_another_error_stays_what_it_is(disk: tuple[Path, Resize]) -> None:
 
 def test_what_else_of_a_run_finds_no_room() -> None:
     said = "No space left on device: /dev/full can't be written: make room there"
-    with pytest.raises(RequestError, match=said), room.told(Path("/dev/full")):
+    with pytest.raises(RequestError, match=said), room.one_line_when_full(Path("/dev/full")):
         Path("/dev/full").write_text("a" * 100_000)
 
 
@@ -108,7 +112,7 @@ def test_a_folder_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:
 def test_a_result_that_is_replaced_in_vain_is_still_there(tmp_path: Path) -> None:
     old, new = tmp_path / "model.safetensors", tmp_path / "adapter_model.safetensors"
     old.write_text("old")
-    context = room.result(tmp_path)
+    context = room.writing_result(tmp_path)
     context.__enter__()
     new.write_text("half")
     full = OSError(28, "No space left on device")
@@ -145,8 +149,8 @@ def test_what_a_run_is_sure_to_write(
 ) -> None:
     wanted = room.needs(asked(**more), 10, zero=zero, resumed=resumed)
     assert wanted.total == total
-    assert room.lacking(tmp_path, wanted, lambda _: total) is None
-    said = str(room.lacking(tmp_path, wanted, lambda _: total - 1))
+    assert room.missing_room(tmp_path, wanted, lambda _: total) is None
+    said = str(room.missing_room(tmp_path, wanted, lambda _: total - 1))
     assert f"has {room.size(total - 1)} free, and this run writes at least" in said
 
 

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 
 from trainer import rows
@@ -161,10 +163,10 @@ def read_program() -> str:
     return start + f"exec({texts['rows']!r})\n"
 
 
-def run_alone(*paths: str, python: str = sys.executable) -> dict[str, object]:
+def run_alone(*paths: str, asked: str = "rows", python: str = sys.executable) -> dict[str, Any]:
     """rows.py as hosts run it: on standard input, with nothing else of ours in reach."""
     result = subprocess.run(
-        [python, "-I", "-", "sft", *paths],
+        [python, "-I", "-", asked, "sft", *paths],
         input=read_program().encode(),
         capture_output=True,
         check=True,
@@ -173,7 +175,7 @@ def run_alone(*paths: str, python: str = sys.executable) -> dict[str, object]:
     (line,) = result.stdout.decode("ascii").splitlines()
     assert line.startswith("ZEROFLEET<<")
     assert line.endswith(">>ZEROFLEET")
-    answer: dict[str, object] = json.loads(line[len("ZEROFLEET<<") : -len(">>ZEROFLEET")])
+    answer: dict[str, Any] = json.loads(line[len("ZEROFLEET<<") : -len(">>ZEROFLEET")])
     return answer
 
 
@@ -190,6 +192,19 @@ def test_alone_it_counts_and_shows_the_first_problems(tmp_path: Path) -> None:
     assert len(answer["problems"]) == rows.SHOWN_PROBLEMS
     assert answer["problems"][0]["line"] == 2
     assert set(answer["problems"][0]) == {"file", "line", "found", "expected"}
+
+
+def test_alone_it_names_the_files_that_it_reads(tmp_path: Path) -> None:
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list([GOOD]).save_to_disk(tmp_path / "saved")
+    assert len(list((tmp_path / "saved").iterdir())) == 3
+    single = tmp_path / "single.jsonl"
+    single.write_text(json.dumps(GOOD))
+    paths = (f"{tmp_path}/saved/", str(single))
+    read = [item.file for item in read_rows(",".join(paths))]
+    names = [f"{tmp_path}/saved/data-00000-of-00001.arrow", str(single)]
+    assert run_alone(*paths, asked="files") == {"files": dict(zip(names, read, strict=True))}
+    assert "no such file" in run_alone(*paths, "/no/such", asked="files")["error"]
 
 
 @pytest.mark.parametrize("name", ["formats", "tables", "rows"])

@@ -32,3 +32,6 @@ def test_a_model_and_an_adapter_answer(tiny: Path, tmp_path: Path) -> None:
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="not a run's output"):
         load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(RequestError, match="can't be loaded"):
+        load(tmp_path)

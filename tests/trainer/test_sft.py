@@ -168,3 +168,28 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch(
     assert "the loss of step 2 is nan, first in batch 1 of 2 on rank 0, batch 1 of 2 on rank 1" in (
         str(error)
     )
+
+
+def test_weights_that_are_no_numbers_are_not_saved(
+    tiny: Path, tmp_path: Path, ranks: Train
+) -> None:
+    # The only step's loss is of the weights before it: what it did to them shows in no loss.
+    more = {"learning_rate": "1e39", "warmup_steps": 0, "bf16": "false", "use_peft": "false"}
+    for name, strategy in (("steps", "steps"), ("result", "no")):
+        argv = flags(
+            tiny, tmp_path / name, max_steps=1, save_steps=1, save_strategy=strategy, **more
+        )
+        error = ranks("sft", argv, 1, tmp_path / name)
+        assert "after step 1 the weight model.embed_tokens.weight is no number" in str(error)
+        assert not list((tmp_path / name / "out").rglob("*.safetensors"))
+
+
+def test_ranks_with_other_rows_do_not_train(tiny: Path, tmp_path: Path, ranks: Train) -> None:
+    for rank, rows in ((0, "First."), (1, "Other.")):
+        (tmp_path / str(rank)).mkdir()
+        row = json.dumps({"instruction": "What?", "output": rows})
+        (tmp_path / str(rank) / "rows.jsonl").write_text(f"{row}\n" * 16)
+    argv = flags(tiny, tmp_path, train_file_dir=tmp_path / "{rank}", token_cache=tmp_path / "kept")
+    error = str(ranks("sft", argv, 2, tmp_path))
+    assert "the ranks' tokens differ: rank 0 " in error
+    assert "bring the same data" in error

@@ -49,7 +49,7 @@ def proof_on(cpu: str, fresh: Path) -> tuple[int, dict]:
              "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
     )  # fmt: skip
     print(done.stderr[-2000:])
     return done.returncode, parse_proof(done.stdout.splitlines())

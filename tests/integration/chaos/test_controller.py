@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,12 +39,13 @@ def attached(desk: Hosts, chaos: Chaos) -> Iterator[subprocess.Popen[str]]:
     train.communicate()
 
 
-def until_there(chaos: Chaos, train: subprocess.Popen[str], begun: float) -> None:
-    """Wait until train has put a run on the first host."""
+def until_there(chaos: Chaos, train: subprocess.Popen[str], begun: float, but: str = "") -> None:
+    """Wait until train has put a run on the first host, ``but`` that one."""
     folder = chaos.host(1).path(f"~/{RUNS}")
     while train.poll() is None:
         for run in folder.glob("*-script-*"):
-            if run.stat().st_mtime >= begun and (run / "record.json").exists():
+            new = run.name != but and run.stat().st_mtime >= begun
+            if new and (run / "record.json").exists():
                 chaos.adopt(run.name)
                 return
         if time.time() > begun + WITHIN:
@@ -84,7 +86,25 @@ def test_the_controller_is_killed(
     goes_on(chaos)
     said = attach(desk, chaos)
     finished(said)
+    assert "<h2>Hosts</h2>" in Path(said.answer["report"]).read_text()
     figure(chaos.until_gone(EVERYBODY, BOUND), "went on; attach: finished")
+
+
+def test_a_script_begins_again_after_a_failure(desk: Hosts, chaos: Chaos, figure: Figure) -> None:
+    begun = time.time()
+    train = desk.start(*TRAIN, "--retries", "1")
+    until_there(chaos, train, begun)
+    chaos.until_stepping()
+    first, failed = chaos.run, time.time()
+    chaos.file(3, "raise-2").touch()
+    until_there(chaos, train, failed, but=first)
+    chaos.until_stepping()
+    took = time.time() - failed
+    finish(chaos)
+    said = read_said(train, WITHIN)
+    finished(said)
+    assert said.answer["resumed_from"] == first != said.answer["run"]
+    figure(took, "failed; on all hosts again")
 
 
 def controllers_link(chaos: Chaos, *rules: str) -> None:
@@ -180,7 +200,7 @@ def test_ctrl_c_twice(chaos: Chaos, attached: subprocess.Popen[str], figure: Fig
 @pytest.mark.parametrize("after", [0.0, 1.0])
 def test_ctrl_c_during_start(desk: Hosts, chaos: Chaos, figure: Figure, after: float) -> None:
     begun = time.time()
-    train = desk.start(*TRAIN)
+    train = desk.start(*TRAIN)  # at the port of the one before, which some hosts never began
     until_there(chaos, train, begun)
     time.sleep(after)
     interrupt(train)

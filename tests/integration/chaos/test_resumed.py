@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,13 +28,6 @@ TRAIN = (
     "train", "--include", "node1@node2", "--zero", "2", "--offload", "none",
     "--set", f"max_steps={STEPS}", "--set", "save_steps=5", "--set", "seed=1",
 )  # fmt: skip
-
-
-@pytest.fixture
-def hosts(desk: Hosts) -> Iterator[Hosts]:
-    """The hosts; whatever is done to them is undone after the test."""
-    yield desk
-    desk.cluster.mended()
 
 
 def losses(node: Node, run: str) -> dict[int, float]:
@@ -73,6 +67,38 @@ def saving(train: subprocess.Popen[str], known: set[str], *nodes: Node) -> str:
     return str(until(look))
 
 
+class Lines:
+    """What a command writes to stderr, as it comes."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stderr
+        for line in self._process.stderr:
+            self._lines.append(line)
+
+    def having(self, words: str) -> str:
+        """The last line with these words so far; empty if none has them."""
+        return next((line for line in reversed(self._lines) if words in line), "")
+
+    def text(self) -> str:
+        """The end of it all."""
+        return "".join(self._lines)[-3000:]
+
+    def answer(self, within: float) -> tuple[int, dict[str, Any]]:
+        """The exit code and the JSON object, once the command has ended."""
+        code = self._process.wait(within)
+        self._reader.join()
+        assert self._process.stdout
+        assert self._process.stderr
+        with self._process.stdout as out, self._process.stderr:
+            return code, json.loads(out.read())
+
+
 def ranks(node: Node) -> list[int]:
     """Pids of the trainer's ranks on a host, as the machine sees them."""
     found = node.commands().items()
@@ -94,6 +120,7 @@ def test_a_host_goes_off_comes_back_and_the_run_goes_on(hosts: Hosts, figure: Fi
     until(lambda: not ranks(first))
     took = time.monotonic() - begun
     broken = read_said(train, WITHIN)
+    told = time.monotonic() - begun
     assert broken.code == 5, broken.stderr[-3000:]
     assert broken.answer["first_failure"]["host"] == "node2"
     before = losses(first, run)
@@ -106,7 +133,8 @@ def test_a_host_goes_off_comes_back_and_the_run_goes_on(hosts: Hosts, figure: Fi
     assert step % 5 == 0
     after = losses(first, again.answer["run"])
     assert set(after) == set(range(step + 1, STEPS + 1))
-    figure(took, f"node2 off after step {max(before)}; resumed from {step}, ended at {max(after)}")
+    steps = f"node2 off after step {max(before)}; resumed from {step}, ended at {max(after)}"
+    figure(took, f"{steps}; told, collected and exit 5 after {told:.1f} s")
     assert before == pytest.approx({n: expected[n] for n in before}, abs=1e-3)
     assert after == pytest.approx({n: expected[n] for n in after}, abs=1e-3)
 
@@ -126,6 +154,42 @@ def test_a_run_goes_on_by_itself_after_a_rank_was_killed(hosts: Hosts, figure: F
     (line,) = [line for line in said.stderr.splitlines() if "trying again" in line]
     figure(took, line)
     assert max(losses(first, said.answer["run"])) == STEPS
+
+
+def test_a_run_goes_on_by_itself_once_a_host_is_back(hosts: Hosts, figure: Figure) -> None:
+    first, second = hosts["node1"], hosts["node2"]
+    known = runs_of(first)
+    train = hosts.start(*TRAIN, "--retries", "1")
+    lines = Lines(train)
+    run = saving(train, known, first, second)
+    second.off()
+    begun = time.monotonic()
+    until(lambda: lines.having("waiting for hosts"))
+    away = time.monotonic() - begun
+    assert "node2" in lines.having("waiting for hosts")
+    second.start()
+    code, answer = lines.answer(WITHIN)
+    took = time.monotonic() - begun
+    assert code == 0, lines.text()
+    figure(took, f"waited for after {away:.1f} s; {lines.having('going on from step')}")
+    assert (answer["state"], answer["resumed_from"]) == ("finished", run)
+    assert answer["resumed_step"] >= 5
+    assert max(losses(first, answer["run"])) == STEPS
+
+
+def test_a_host_that_stays_away_leaves_the_first_failure(hosts: Hosts, figure: Figure) -> None:
+    first, second = hosts["node1"], hosts["node2"]
+    known = runs_of(first)
+    train = hosts.start(*TRAIN, "--retries", "1", "--retry-within", "20")
+    run = saving(train, known, first, second)
+    second.off()
+    begun = time.monotonic()
+    said = read_said(train, WITHIN)
+    took = time.monotonic() - begun
+    assert said.code == 5, said.stderr[-3000:]
+    assert (said.answer["run"], said.answer["first_failure"]["host"]) == (run, "node2")
+    assert f"then invoke resume {run}" in said.answer["error"]["remedy"]
+    figure(took, said.answer["error"]["found"])
 
 
 def test_a_disk_that_is_full_while_a_checkpoint_is_saved(hosts: Hosts, figure: Figure) -> None:

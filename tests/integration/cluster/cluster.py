@@ -37,7 +37,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 NETWORK = "10.77.0"
 CONTROLLER = f"{NETWORK}.254"
-START_SECONDS = 30
+START_SECONDS = 120
 #: Collects what is orphaned in its PID namespace; ends with its standard input, if it is given one.
 KEEPER = (
     "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"

@@ -120,7 +120,11 @@ def test_an_occupied_master_port(hosts: Hosts) -> None:
 def test_packet_loss(hosts: Hosts) -> None:
     lose(hosts["node4"], "numgen random mod 100 < 20")
     said = hosts.preflight("--master-port", PORT)
-    line = said.line("node4", "packet loss", ("node4", "bandwidth"))
+    # Some packet in thousands is lost each time that it is sent, until it counts as stuck; of a
+    # pair alone, that is told of the other host.
+    told = ((f["host"], f["subject"]) for f in said.failing)
+    may = [each for each in told if each[1] in ("packets", "ports")]
+    line = said.line("node4", "packet loss", ("node4", "bandwidth"), *may)
     assert "of packets with node1, node2, node3 sent again" in line
 
 

@@ -30,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice, pairwise, product
 from pathlib import Path
 from typing import Self
@@ -170,6 +171,16 @@ class Running:
         return next((phase for phase in reversed(PHASES) if phase in self.since), "")
 
 
+def until_none(left: Callable[[], object], within: float = 60) -> None:
+    """Wait until nothing is left: what a command had at work on a host ends after the command does,
+    with its connection.
+    """
+    deadline = time.monotonic() + within
+    while found := left():
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
 def left_over(node: bed.Node, home: str) -> list[str]:
     """What a deploy that came to its end should not have left: files, processes, open ports."""
     root = Path(f"/proc/{node.pid}/root{home}/.zerofleet")
@@ -267,8 +278,8 @@ def apply_point(stage: Stage, number: int, point: Point, lasts: dict[str, float]
     assert not watcher.wrong, watcher.wrong[:5]
     used = {n.path("~/.zerofleet/current").readlink().name for n in stage.cluster.nodes}
     assert used == {stage.names[number % 2]}, used
-    left = {n.name: left_over(n, stage.cluster.home) for n in stage.cluster.nodes}
-    assert not any(left.values()), left
+    for node in stage.cluster.nodes:
+        until_none(partial(left_over, node, stage.cluster.home))
     return f"{seconds:5.1f} s {watcher.looks:6}  {hit or 'missed'}"
 
 

@@ -223,7 +223,7 @@ def make_stage(folder: Path, hosts: int = 2, cache: Path | None = None) -> Stage
     cluster = bed.start(folder / "cluster", hosts)
     settings = {
         "hosts": str(cluster.folder / "hosts.txt"), "ssh_config": str(cluster.ssh_config),
-        "wheels": str(wheels), "connect_timeout": 5,
+        "wheels": str(wheels), "connect_timeout": 12,
     }  # fmt: skip
     make_checkout(folder / "checkout", settings)
     # As a URI: pip splits the variable at spaces. Packages come from there alone.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.kill.points import Point, apply_points, at_work
+from tests.integration.kill.points import Point, apply_points, at_work, choose_points, until_none
 
 if TYPE_CHECKING:
     from tests.integration.kill.stage import Stage
@@ -32,7 +35,11 @@ def deploy_while_another_asks(stage: Stage) -> None:
     for line in first.stderr:
         if line.startswith("push:"):
             break
-    code, answer, err = stage.invoke("clean")
+    first.send_signal(signal.SIGSTOP)  # so that it is not at its end before the other has asked
+    try:
+        code, answer, err = stage.invoke("clean")
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert code == 1, err
     found = {finding["host"]: finding["found"] for finding in answer["findings"]}
     assert sorted(found) == ["node1", "node2"]
@@ -57,8 +64,10 @@ def find_what_changed_in_an_environment(stage: Stage) -> None:
     (finding,) = [f for f in answer["findings"] if f["level"] == "error"]
     assert finding["found"].endswith("site-packages/one/__init__.py sha256 differs")
 
-    node.run(["sh", "-c", finding["remedy"].split("`")[1]])
-    stage.deploy()
+    assert finding["remedy"].startswith("invoke deploy --anew ")
+    hosts = stage.deploy("--anew")["hosts"]
+    assert [(host["changed"], host["bytes_sent"]) for host in hosts.values()] == [(True, 0)] * 2
+    assert used(stage) == [stage.names[1]] * 2
     assert stage.invoke("envs", "--check")[0] == 0
 
 
@@ -94,16 +103,17 @@ def test_from_the_first_deploy_to_the_last_byte(stage: Stage) -> None:
     assert code == 0, err
     for node in stage.cluster.nodes:
         assert not node.path("~/.zerofleet").exists()
-        assert not at_work(node)
+        until_none(partial(at_work, node))
 
 
 def test_a_deploy_that_is_broken_off_anywhere_converges(stage: Stage) -> None:
-    points = [
-        Point(kind="kill", phase="push", host="node1", share=0.5),
-        Point(kind="full", phase="install", host="node2", share=0.1),
-        Point(kind="off", phase="install", host="node1", share=0.5),
-    ]
-    apply_points(stage, points)
+    """Some of the points, by a seed that may be given; and always one between two switches."""
+    seed = int(os.environ.get("KILL_SEED", "8"))
+    hosts = [node.name for node in stage.cluster.nodes]
+    points = choose_points(3, seed, hosts, ("kill", "off", "full"))
+    between = Point(kind="kill", phase="switch", host="node1", share=0.5)
+    print(f"KILL_SEED={seed}: {[*points, between]}")
+    apply_points(stage, [*points, between])
 
 
 def test_a_deploy_whose_link_is_cut_converges(stage: Stage) -> None:

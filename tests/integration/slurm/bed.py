@@ -24,7 +24,6 @@ from pathlib import Path
 from tests.integration.cluster.cluster import (
     CONTROLLER,
     NETWORK,
-    START_SECONDS,
     Cluster,
     ClusterError,
     child_of,
@@ -65,7 +64,7 @@ ReturnToService=2
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
 KillWait=3
-OverTimeLimit=2
+OverTimeLimit=5
 MinJobAge=3600
 SlurmdTimeout=10
 """
@@ -185,7 +184,7 @@ class Slurm:
                 self.boot(name)
         self.wait_idle()
 
-    def wait_idle(self, seconds: float = START_SECONDS) -> None:
+    def wait_idle(self, seconds: float = 180) -> None:
         """Until all nodes are idle; ClusterError, with what Slurm says of them, if they aren't."""
         deadline, seen = time.monotonic() + seconds, ""
         while time.monotonic() < deadline:

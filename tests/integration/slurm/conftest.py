@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Without Slurm there are no such tests: say so, and take no fixture's minutes."""
     lacking, left_out = bed.missing(), []
     for item in [item for item in items if HERE in item.path.parents]:
-        item.add_marker(pytest.mark.timeout(600, func_only=True))
+        item.add_marker(pytest.mark.timeout(1200, func_only=True))
         if lacking:
             item.add_marker(pytest.mark.skip(reason=lacking))
         if item.name in LONG and not ALL:

@@ -1,7 +1,7 @@
 """What the tests have torchrun start: says who it is, then does as it is told.
 
 rank.py wait     wait for ever on a job's first attempt; be done on any other
-rank.py raise    rank 3 raises, all others wait for ever
+rank.py raise    once all have begun rank 3 raises, all others wait for ever
 """
 
 import json
@@ -21,10 +21,14 @@ def main() -> None:
     me = {name: os.environ[name] for name in NAMES}
     me |= {"host": socket.gethostname(), "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
     attempt = Path(os.environ["ATTEMPT"])
-    (attempt / f"rank{me['RANK']}.json").write_text(json.dumps(me))
+    own = attempt / f"rank{me['RANK']}.json"
+    own.with_suffix(".new").write_text(json.dumps(me))
+    own.with_suffix(".new").rename(own)
     if sys.argv[1] == "wait" and attempt.name != "attempt-0":
         return
     if sys.argv[1] == "raise" and me["RANK"] == "3":
+        while len(list(attempt.glob("rank*.json"))) < int(me["WORLD_SIZE"]):
+            time.sleep(0.1)
         raise ValueError("the third of all ranks has had enough")
     time.sleep(600)
 

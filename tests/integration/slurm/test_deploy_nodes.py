@@ -66,7 +66,7 @@ class Site:
         """A job's state."""
         return self.slurm.say("squeue", "--noheader", "--jobs", job, "--format=%T").strip()
 
-    def idle(self, seconds: float = 60) -> None:
+    def idle(self, seconds: float = 180) -> None:
         """Wait until Slurm has no job, and the nodes no process of one."""
         deadline, left = time.monotonic() + seconds, "?"
         while left:
@@ -180,7 +180,7 @@ def test_a_deploy_that_is_ended_leaves_no_job_and_no_process(how: int, private: 
         said += line
     time.sleep(1)
     os.killpg(process.pid, how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     private.idle()
     for node in ("node3", "node4"):
         assert not (private.folder / f"disk-{node}" / ".zerofleet" / "current").is_symlink()

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from provision.build.cache import Layout
+from provision.build.cache import Layout, key_of
 from provision.build.environment import environment_path
 from provision.build.plan import build_string, plan_build
 from provision.build.source import Source
 from provision.build.spec import parse_build_spec
-from provision.build.state import wheel_key
+from provision.build.state import wheel_facts
 from provision.errors import ConfigError
 
 OWN = Source(name="DeepSpeed", version="0.20.0", sha256="0123456789" * 6, path=Path("/src/ds"))
@@ -225,24 +225,24 @@ def test_environment_path_tells_what_it_is(spec, make_toolchain) -> None:
     assert len({path, *others}) == 4
 
 
-def test_wheel_key_sees_gpus_and_toolkit(make_toolchain, make_state, environment, make_cuda):
+def test_a_wheels_key_sees_gpus_and_toolkit(make_toolchain, make_state, environment, make_cuda):
     def key(arch="8.0", **parts):
         toolkit = replace(make_cuda().toolkit, parts={**make_cuda().toolkit.parts, **parts})
         toolchain = make_toolchain(cuda=make_cuda(toolkit=toolkit))
         spec = parse_build_spec(arch=arch)
-        return wheel_key(spec, make_state().source, toolchain, environment, "12")
+        return key_of(wheel_facts(spec, make_state().source, toolchain, environment, "12"))
 
     keys = [key(), key("8.0+PTX"), key("8.0;9.0"), key(nvcc="13.0.99"), key(crt="cd")]
     assert len(set(keys)) == len(keys)
     assert key("A100") == keys[0]
 
 
-def test_wheel_key_sees_whatever_decides_the_content(make_toolchain, make_state, environment):
+def test_a_wheels_key_sees_whatever_decides_the_content(make_toolchain, make_state, environment):
     source = make_state().source
 
     def key(flags=None, *, source=source, toolchain=None, environment=environment, lock="12"):
         spec = parse_build_spec(accelerator="cpu", **(flags or {}))
-        return wheel_key(spec, source, toolchain or make_toolchain(), environment, lock)
+        return key_of(wheel_facts(spec, source, toolchain or make_toolchain(), environment, lock))
 
     other_torch = replace(environment.requires[0], sha256="00" * 32)
     python = replace(make_toolchain().python, version=Version("3.12.1"))

@@ -56,6 +56,19 @@ def test_settings_that_do_not_exist_are_not_written(described: demo.Fleet) -> No
     assert make_settings(config, {}, Path("/")).hosts == described.hostfile
 
 
+def test_a_run_takes_a_port_that_nobody_uses() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        number = taken.getsockname()[1]
+        assert demo.read_run_port(number - 1, hosts=2) != number - 1  # the second host's
+        assert demo.read_run_port(number, hosts=1) not in (number, 0)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        number = free.getsockname()[1]
+        assert demo.read_run_port(number, hosts=1) != number
+    assert demo.read_run_port(number, hosts=1) in range(number, number + 1000, 10)
+
+
 def test_tasks_file_gives_the_checkouts_tasks(tmp_path: Path) -> None:
     checkout = tmp_path / "check out's"
     checkout.mkdir()

@@ -5,20 +5,23 @@ from __future__ import annotations
 import pytest
 
 from provision.deploy.apply import Deploying, apply_deploy
+from provision.deploy.hold import Hold
 from provision.deploy.switch import DEPLOY, SWITCH, use_step
-from provision.errors import HostError
+from provision.errors import HostError, UnreachableError
+from provision.findings import Report
 from provision.fleet import Fleet
 from provision.inventory import parse_inventory
 from provision.steps import Phase, Plan, Run, Step
 
 HOSTS = ("node1", "node2", "node3")
+FENCED = Hold(report=Report(), token="t1").fenced
 
 
 class Hosts:
     """Records what each host is told; ``fails``: (phase, host) where it goes wrong."""
 
-    def __init__(self, monkeypatch, *fails):
-        self.done, self.fails, self.confirmed = [], fails, []
+    def __init__(self, monkeypatch, *fails, kind=HostError):
+        self.done, self.fails, self.kind, self.confirmed = [], fails, kind, []
         self.fleet = Fleet(inventory=parse_inventory("\n".join(HOSTS), "hosts"))
         monkeypatch.setattr(Fleet, "_remote", lambda _, host: HostAt(self, host.label))
 
@@ -27,7 +30,7 @@ class Hosts:
 
     def apply(self, partial=False, before=None):
         used = dict.fromkeys(HOSTS, "old") if before is None else before
-        how = Deploying(before=used, confirm=self.confirm, partial=partial)
+        how = Deploying(before=used, confirm=self.confirm, fenced=FENCED, partial=partial)
         return apply_deploy(self.fleet, PLAN, how, print)
 
     def of(self, name):
@@ -40,7 +43,10 @@ class HostAt:
 
     def apply(self, phase, say):
         if (phase.name, self.label) in self.hosts.fails:
-            raise HostError(f"{self.label}: {phase.name}", found="x", expected="y", remedy="z")
+            what = f"{self.label}: {phase.name}"
+            raise self.hosts.kind(what, found="x", expected="y", remedy="z")
+        argvs = [step.do.argv[:2] for step in phase.of(self.label)]
+        assert argvs == [("env", "ZEROFLEET_LOCK=t1")] * len(argvs), "for whoever has the lock"
         self.hosts.done += [(phase.name, self.label, step.action) for step in phase.of(self.label)]
 
 
@@ -92,9 +98,10 @@ def test_those_that_switched_are_switched_back(monkeypatch):
     assert back["node3"] == "no ~/.zerofleet/current, as before"
 
 
-def test_a_host_that_can_not_be_switched_back_is_named(monkeypatch):
-    hosts = Hosts(monkeypatch, (SWITCH, "node2"), ("switch back", "node2"))
-    with pytest.raises(HostError, match="not known which environment node2 uses now"):
+@pytest.mark.parametrize("kind", [HostError, UnreachableError])
+def test_a_host_that_can_not_be_switched_back_is_named(monkeypatch, kind):
+    hosts = Hosts(monkeypatch, (SWITCH, "node2"), ("switch back", "node2"), kind=kind)
+    with pytest.raises(kind, match="not known which environment node2 uses now"):
         hosts.apply()
 
 
@@ -109,6 +116,19 @@ def test_partial_leaves_out_the_hosts_that_fail(monkeypatch):
 def test_a_phase_may_have_a_way_of_its_own(monkeypatch):
     hosts, seen = Hosts(monkeypatch), []
     ways = {"prove": lambda phase, _: seen.append(phase.hosts) or {}}
-    apply_deploy(hosts.fleet, PLAN, Deploying(before={}, confirm=hosts.confirm, ways=ways), print)
+    how = Deploying(before={}, confirm=hosts.confirm, fenced=FENCED, ways=ways)
+    apply_deploy(hosts.fleet, PLAN, how, print)
     assert seen == [HOSTS]
     assert not hosts.of("prove")
+
+
+def test_ctrl_c_during_the_switch_says_that_hosts_may_differ(monkeypatch):
+    hosts, said = Hosts(monkeypatch), []
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    how = Deploying(before={}, confirm=hosts.confirm, fenced=FENCED, ways={SWITCH: interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        apply_deploy(hosts.fleet, PLAN, how, said.append)
+    assert "stopped while node[1-3] switched: they may differ now" in said

@@ -124,20 +124,24 @@ def test_a_lock_that_was_lost_ends_the_command(monkeypatch):
     hosts = Hosts(monkeypatch, ["node1", "node2"])
     with apply_hold(hosts.fleet, "deploy", print) as hold:
         hosts.held["node2"] = ANA
-        with pytest.raises(HostError, match="node2: lock: found it is no longer ours"):
+        with pytest.raises(HostError, match="node2: lock: found no longer held by this command"):
             hold.apply_confirm()
         hold.apply_confirm(without={"node2": "it dropped out before"})
 
 
-def test_hosts_are_told_that_the_controller_lives(monkeypatch):
-    told, ended = [], threading.Event()
+def test_hosts_are_told_that_the_controller_lives_though_one_takes_no_more_bytes(monkeypatch):
+    told, ended, stuck = [], threading.Event(), threading.Event()
     monkeypatch.setattr(holds, "_ALIVE_EVERY", 0.001)
 
     class Told(Held):
         def send(self, message):
-            told.append(message)
+            if self.label == "node1":
+                stuck.wait()
+            told.append((self.label, message))
             ended.set()
 
-    talk = Told(label="node1", channel=None, hosts=None, asker={})
-    Hold(report=judge({}, ME), talks={"node1": talk}).say_alive(ended)
-    assert told == [{"alive": True}]
+    talks = {h: Told(label=h, channel=None, hosts=None, asker={}) for h in ("node1", "node2")}
+    Hold(report=judge({}, ME), talks=talks).say_alive(ended)
+    assert ended.wait(20)
+    assert told == [("node2", {"alive": True})]
+    stuck.set()

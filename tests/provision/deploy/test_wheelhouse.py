@@ -104,3 +104,11 @@ def test_a_wheel_that_no_index_has_is_named(tmp_path, local_index):
         apply_fetch(tmp_path / "house", house, said.append)
     assert said[0] == "downloading c 3 for x86_64, glibc 2.31, Python 3.11"
     assert not (tmp_path / "house" / "staging").exists()
+
+
+def test_what_a_crash_left_empty_or_cut_short_is_not_here(tmp_path):
+    keep(tmp_path, "aa", "type_a-1.0-py3-none-any.whl")
+    path = tmp_path / "aa" / "type_a-1.0-py3-none-any.whl"
+    for content in (b"", path.read_bytes()[:-10]):
+        path.write_bytes(content)
+        assert read_wheelhouse(tmp_path, LOCK, PLATFORM).packages == ()

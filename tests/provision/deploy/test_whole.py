@@ -52,8 +52,10 @@ def test_one_that_differs_says_how_to_have_it_anew() -> None:
     assert report.exit_code == 1
     assert str(report.findings[0]) == (
         "node1: envs/aa: found lib/a.py is missing, expected every file as it was installed: "
-        "`rm -r ~/.zerofleet/envs/aa` there while nothing uses it, then invoke deploy"
+        "invoke deploy --anew makes it again, from the lock and wheel that it was made from"
     )
+    (older,) = judged(differing=1, differs=FOUR[:1], name="bb").findings
+    assert older.remedy == "invoke clean --keep-last 0 removes it"
 
 
 def test_json_has_every_difference_that_was_named() -> None:

@@ -17,8 +17,7 @@ from provision.launch.code import (
     read_script_args,
     read_trainer_code,
 )
-
-UNPACK = Path(__file__).parents[3] / "provision" / "onhost" / "unpack.py"
+from provision.script import read_onhost
 
 
 def write(folder: Path, *names: str) -> None:
@@ -119,7 +118,7 @@ def test_a_folder_with_data_in_it(project: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def unpack(*args: object) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, str(UNPACK), *map(str, args)]
+    argv = [sys.executable, "-c", read_onhost("unpack"), *map(str, args)]
     return subprocess.run(argv, capture_output=True, text=True, check=False)
 
 

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
-from provision.launch.environment import Variable, parse_environ, parse_given, read_deepspeed_env
+from provision.launch.environment import (
+    Variable,
+    parse_environ,
+    parse_given,
+    parse_own_shell,
+    read_deepspeed_env,
+)
 
 
 def test_only_known_prefixes_leave_this_shell_and_no_path_of_this_machine() -> None:
@@ -49,6 +55,8 @@ def test_the_later_place_wins_and_is_named() -> None:
         ("TOKENIZERS_PARALLELISM", "x", False),
         ("HF_TOKEN_PATH", "x", False),
         ("MAX_NEW_TOKENS", "1", False),
+        ("NCCL_IB_PKEY", "1", False),
+        ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1", False),
     ],
 )
 def test_what_is_secret(name: str, value: str, secret: bool) -> None:
@@ -77,6 +85,44 @@ def test_what_can_not_be_set(files, given, message) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         parse_environ({}, files, given)
     assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ('"a"', "a"),
+        ("'a b'", "a b"),
+        ('""', ""),
+        ('"it\'s"', "it's"),
+        ('"a","b"', '"a","b"'),
+        ('a"', 'a"'),
+        ("\"a'", "\"a'"),
+    ],
+)
+def test_quotes_around_a_whole_value_are_none_of_it(written: str, value: str) -> None:
+    assert parse_environ({}, {"f": f"NCCL_A={written}"}, {}).plain == {"NCCL_A": value}
+
+
+def test_a_nodes_own_shell_goes_over_facts_and_under_what_was_given() -> None:
+    shell = {
+        "GLOO_SOCKET_IFNAME": "bond0",
+        "OMP_NUM_THREADS": "3",
+        "TOKENIZERS_PARALLELISM": "",
+        "HF_HOME": "/data/hub",
+        "NCCL_DEBUG": "WARN",
+        "PYTHONPATH": "/x",
+        "TORCH_EXTENSIONS_DIR": "/e",
+    }
+    found = parse_environ(shell, {"f": "NCCL_DEBUG=INFO"}, {"OMP_NUM_THREADS": "4"})
+    assert found.plain == {"NCCL_DEBUG": "INFO", "OMP_NUM_THREADS": "4"}
+    own = parse_own_shell(found, shell)
+    assert own.plain == {
+        "GLOO_SOCKET_IFNAME": "bond0",
+        "HF_HOME": "/data/hub",
+        "NCCL_DEBUG": "INFO",
+        "OMP_NUM_THREADS": "4",
+    }
+    assert own.left_out == ()
 
 
 def test_env_flags() -> None:

@@ -130,6 +130,23 @@ def test_a_cause_is_not_hidden_by_a_lost_host() -> None:
     assert outcome.first_failure.reason == "ValueError: boom"
 
 
+def test_hosts_that_went_together_are_named_and_not_the_one_that_is_left() -> None:
+    reason = "heard nothing of any of the other 2 hosts for 5.0 s: its network is cut"
+    alone = {**failed(0, 150.0, reason), "rank": None, "kind": "isolated", "host": "node1"}
+    exits = {"node1": ended("failed", 0, alone)}
+    gone = {"node2": "no connection any more", "node3": "no connection any more"}
+    first = parse_outcome("r1", exits, lost=gone).first_failure
+    assert first
+    assert (first.host, first.rank) == ("node2", None)
+    assert first.reason.startswith("node2, node3 lost power, or their network, together: node1, ")
+    assert first.reason.endswith("reaches, heard nothing of any of the other 2 hosts for 5.0 s")
+    # Reached itself, and another one, too: its own network was cut, for all that is known.
+    exits["node2"] = ended("stopped", 1, stopped_by=told("isolated", host="node1"))
+    first = parse_outcome("r1", exits, lost={"node3": "no connection any more"}).first_failure
+    assert first
+    assert first.host == "node1"
+
+
 def test_only_symptoms_are_said_to_be_that() -> None:
     outcome = parse_outcome("r1", {"node1": ended("failed", 0, failed(0, 1.0, CLOSED, True))})
     assert "(only a consequence; its cause left no trace)" in str(outcome)

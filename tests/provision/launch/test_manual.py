@@ -63,6 +63,15 @@ def test_what_can_not_be_meant(shell, message):
         form(**shell)
 
 
+@pytest.mark.parametrize("part", ["TRAIN", "VALID"])
+def test_two_names_of_one_folder_say_the_same_or_are_refused(part):
+    one, other = f"{part}_FILE_DIR", f"{part}_DATA_DIR"
+    assert form(**{one: "a", other: "/here/a"}) == form(**{one: "a"})
+    assert form(**{one: "", other: "b"}) == form(**{other: "b"})
+    with pytest.raises(ConfigError, match=f"^{one} and {other}: found a and b"):
+        form(**{one: "a", other: "b"})
+
+
 def test_variables_for_paths_and_flags():
     found = form(
         MODEL_PATH="../model/qwen", TRAIN_DATA_DIR="~/a,/b", VALID_FILE_DIR="v", OUTPUT_DIR="out",

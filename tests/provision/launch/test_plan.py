@@ -16,7 +16,7 @@ from provision.launch.environment import parse_environ
 from provision.launch.nodes import plan_nodes, trainer_argv
 from provision.launch.plan import LaunchPlan, plan_launch
 from provision.launch.spec import RunHost, RunSpec, Script
-from provision.onhost.supervise import LIMITS
+from provision.onhost.node import LIMITS
 from provision.steps import Put, Run
 
 GOLDEN = Path(__file__).parent / "golden" / "two-hosts.txt"
@@ -102,7 +102,7 @@ def test_each_host_has_its_own_home_and_ranks_count_on(plan: LaunchPlan) -> None
 
 def test_only_what_is_known_is_set(plan: LaunchPlan) -> None:
     one, two = (node.environ for node in plan.nodes)
-    assert one["GLOO_SOCKET_IFNAME"] == one["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert (one["GLOO_SOCKET_IFNAME"], one["NCCL_SOCKET_IFNAME"]) == ("eth0", "=eth0")
     assert one["OMP_NUM_THREADS"] == "8"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "OMP_NUM_THREADS", "HF_HUB_OFFLINE"):
         assert name not in two

@@ -21,6 +21,7 @@ from provision.launch.prepare import (
     read_program,
     read_run_recipe,
 )
+from provision.launch.spec import Limits
 from provision.preflight.nics import Way
 from provision.settings import make_settings
 
@@ -80,7 +81,7 @@ def test_names_of_one_machine_share_its_cores(facts, make_facts):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"zero": "4"}, "zero stage: found 4"),
+        ({"zero": "4"}, "--zero: found 4"),
         ({"zero": "3"}, "offload with ZeRO stage 3: found none"),
         ({"model": ""}, "--model: found nothing"),
         ({"data": ""}, "--data: found nothing"),
@@ -111,8 +112,8 @@ def test_the_run_is_what_preflight_asked_about(facts):
     assert spec.python == "~/.zerofleet/envs/abc/bin/python"
     assert spec.flags == {"seed": 1, "max_steps": "5"}
     assert (spec.model, spec.data, spec.output) == ("/m", "/d", None)
-    assert (spec.grace, spec.lost_after, spec.start_within) == (90.0, 20.0, 120.0)
-    assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "85"
+    assert spec.limits == Limits(grace=90.0, lost_after=20.0)
+    assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "95"
 
 
 def test_torchrun_gives_its_ranks_the_longer_of_both_graces(facts):
@@ -123,8 +124,8 @@ def test_torchrun_gives_its_ranks_the_longer_of_both_graces(facts):
     spec = make_run_spec(
         chosen, wanted, hosts, "run-1", Program(code=CODE, environ=RunEnviron(), recipe={})
     )
-    assert (spec.grace, spec.failure_grace) == (15.0, 60.0)
-    assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "55"
+    assert spec.limits == Limits(failure_grace=60.0)
+    assert plan_nodes(spec)[0].environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "65"
 
 
 def test_clock_offsets_are_whole_seconds_and_leave_out_the_unknown(make_facts):
@@ -159,6 +160,7 @@ def test_a_script_asks_for_no_model_and_no_data(facts, tmp_path, monkeypatch):
     assert not wanted.on("bf16", default=True)
     spec = make_run_spec(chosen, wanted, hosts, "run-1", program)
     assert spec.script.args == ("--lr", "1")
+    assert (spec.objective, spec.zero_config, spec.model, spec.flags) == ("", "", "", {})
 
 
 def test_arguments_without_a_script_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -94,6 +95,19 @@ def test_progress_without_what_is_not_known(watch: Watch) -> None:
     assert lines(watch, {"metric": {"event": "of a later version"}}) == []
 
 
+@pytest.mark.parametrize(
+    "metric", [7, "x", None, {"event": "step"}, {"event": "begin"}, {**step(1, 1.0, 1)["metric"],
+    "loss": "low"}, {**step(1, 1.0, 1)["metric"], "at": "noon"}],
+)  # fmt: skip
+def test_what_a_script_writes_of_its_own_is_shown_and_ends_no_watch(
+    watch: Watch, metric: Any
+) -> None:
+    known = advance(watch, "node1", step(1, 1000.0, 1), 1.0).watch
+    turn = advance(known, "node1", {"metric": metric, "offset": 9}, 1.0)
+    assert turn.lines == (f"[node1] metrics.jsonl: {json.dumps(metric)}",)
+    assert turn.watch.hosts["node1"].offsets == {"metric": 9}
+
+
 def test_log_lines_say_their_host_and_where_to_go_on(watch: Watch) -> None:
     turn = advance(watch, "node2", {"log": "[rank 2] hello", "offset": 15}, 3.0)
     assert turn.lines == ("[node2] [rank 2] hello",)
@@ -126,9 +140,10 @@ def test_one_failure_stops_the_others_once(watch: Watch) -> None:
     assert advance(second.watch, "node3", ended("stopped"), 3.0).done
 
 
-@pytest.mark.parametrize("event", [{"lost": "no answer"}, ended("stopped")])
-def test_a_lost_or_stopped_host_stops_the_others(watch: Watch, event: dict[str, Any]) -> None:
-    assert advance(watch, "node1", event, 1.0).stop == ("node2", "node3")
+def test_a_lost_or_stopped_host_stops_the_others(watch: Watch) -> None:
+    assert advance(watch, "node1", ended("stopped"), 1.0).stop == ("node2", "node3")
+    # And what is left of its own, if its supervisor was killed.
+    assert advance(watch, "node1", {"lost": "died"}, 1.0).stop == ("node2", "node3", "node1")
 
 
 def test_a_host_that_only_this_controller_can_not_reach_stops_nobody(watch: Watch) -> None:
@@ -140,7 +155,7 @@ def test_a_host_that_only_this_controller_can_not_reach_stops_nobody(watch: Watc
 
 def test_hosts_that_ended_are_not_told(watch: Watch) -> None:
     turn = advance(watch, "node1", ended("finished"), 1.0)
-    assert advance(turn.watch, "node2", {"lost": "no answer"}, 1.0).stop == ("node3",)
+    assert advance(turn.watch, "node2", {"lost": "no answer"}, 1.0).stop == ("node3", "node2")
 
 
 def test_an_end_counts_once(watch: Watch) -> None:

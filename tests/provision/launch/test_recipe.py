@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
-from provision.launch.recipe import read_recipe
+from provision.launch.recipe import override, read_recipe
 
 
 def test_recipe_file(tmp_path: Path) -> None:
@@ -39,3 +39,11 @@ def test_recipe_of_another_shape(tmp_path: Path, text: str, found: str) -> None:
 def test_recipe_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_recipe(tmp_path / "r.yaml")
+
+
+def test_epochs_of_set_replace_the_recipes_steps() -> None:
+    recipe = {"max_steps": 100, "seed": 1}
+    assert override(recipe, {"num_train_epochs": 3}) == {"seed": 1, "num_train_epochs": 3}
+    assert override(recipe, {"seed": 2}) == {"max_steps": 100, "seed": 2}
+    both = {"num_train_epochs": 3, "max_steps": 7}
+    assert override(recipe, both) == {"seed": 1, **both}

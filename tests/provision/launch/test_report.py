@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from provision.errors import ConfigError
-from provision.launch.report import apply_kept, apply_report, read_run_folder
+from provision.launch.record import apply_kept, read_kept, read_metrics, read_run_folder
+from provision.launch.report import apply_report
 
 EVIL = "<script>alert(1)</script>\"'&"
 PLAN = {
@@ -129,3 +130,43 @@ def test_which_run(run: Path) -> None:
         read_run_folder(runs, "x")
     with pytest.raises(ConfigError, match=r"no hosts/\*/plan.json"):
         apply_report(runs / "r2")
+
+
+def test_what_was_kept_before_stays(run: Path) -> None:
+    apply_kept(run, {"facts": {"columns": ["hosts"], "rows": [["node1"]]}, "lost": {"node2": "?"}})
+    apply_kept(run, {"lost": {}})
+    assert read_kept(run) == {"facts": {"columns": ["hosts"], "rows": [["node1"]]}, "lost": {}}
+
+
+def test_what_cannot_be_kept_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(ConfigError, match=r"runs/r: found Not a directory, .*--runs"):
+        apply_kept(tmp_path / "runs" / "r", {})
+    (tmp_path / "r" / "report.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"report\.json: found Is a directory, .*--runs"):
+        apply_kept(tmp_path / "r", {})
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["report.json"]
+
+
+def test_a_nodes_own_folder_is_shown_on_that_node(run: Path) -> None:
+    own = run.parent / "own"
+    (run / "hosts" / "node1").rename(own)
+    (own / "plan.json").write_text(json.dumps({**PLAN, "nnodes": 3}))
+    apply_kept(own, {"host": "gpu7"})
+    text = seen(apply_report(own)).text
+    for words in ("1 of 3 hosts", "gpu7: rank 0 (local_rank 0): ValueError:", "loss, last 1.5"):
+        assert words in text, words
+    assert read_run_folder(run.parent / "none", "own", run.parent) == own
+    with pytest.raises(ConfigError, match="none such"):
+        read_run_folder(run.parent / "none", "own")
+
+
+def test_steps_of_a_script_that_are_no_numbers_are_left_out(run: Path) -> None:
+    path = next(run.rglob("metrics.jsonl"))
+    odd = [{"event": "step", "step": "one", "at": 1.0}, {"event": "step"}, {"event": "eval"}]
+    odd += [{"event": "step", "step": 1, "at": 1.0, "loss": "low"}]
+    before = read_metrics(path)
+    with path.open("a") as stream:
+        stream.writelines(json.dumps(event) + "\n" for event in odd)
+    assert read_metrics(path) == before
+    apply_report(run)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,9 @@ from provision.errors import ConfigError
 from provision.launch.spec import (
     RunHost,
     RunSpec,
-    Script,
     new_run_id,
-    parse_run_spec,
-    parse_script_spec,
+    parse_run,
+    with_training,
     zero_config_name,
 )
 
@@ -24,21 +24,26 @@ NODE2 = RunHost(name="node2", slots=2, home="/home/ml", nproc_per_node=2, boot_i
 
 
 def spec(**changes: Any) -> RunSpec:
-    given = {
+    run = {
         "run": "r1",
         "hosts": (NODE1, NODE2),
         "master_addr": "10.0.0.1",
+        "python": "~/.zerofleet/envs/abc/bin/python",
+        "accelerator": "cuda",
+    }
+    training = {
         "zero": 2,
         "offload": "none",
         "zero_configs": CONFIGS,
         "model": "~/models/qwen",
         "data": "~/data",
-        "python": "~/.zerofleet/envs/abc/bin/python",
-        "accelerator": "cuda",
         "recipe": {},
         "overrides": {},
     }
-    return parse_run_spec(**{**given, **changes})
+    for name, value in changes.items():
+        trains = name in inspect.signature(with_training).parameters
+        (training if trains else run)[name] = value
+    return with_training(parse_run(**run), **training)
 
 
 def test_data_may_be_what_hosts_have_of_a_hub() -> None:
@@ -77,8 +82,8 @@ def test_every_zero_config_of_this_checkout_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("stage", "offload", "message"),
     [
-        (4, "none", "zero stage: found 4, expected 1, 2 or 3: "),
-        (0, "none", "zero stage: found 0, expected 1, 2 or 3: "),
+        (4, "none", "--zero: found 4, expected 1, 2 or 3: "),
+        (0, "none", "--zero: found 0, expected 1, 2 or 3: "),
         (2, "all", "offload with ZeRO stage 2: found all, expected none or optimizer: offloading "),
         (3, "optimizer", "offload with ZeRO stage 3: found optimizer, expected none or all: "),
         (1, "nvme", "offload with ZeRO stage 1: found nvme, expected none or optimizer: "),
@@ -133,18 +138,18 @@ def test_recipes_are_flat(flags: dict[str, Any]) -> None:
         ({"hosts": (NODE1, NODE1)}, "hosts: found node1 2 times"),
         (
             {"master_addr": "127.0.0.1"},
-            "master_addr: found 127.0.0.1, expected an address of node1",
+            "--master-addr: found 127.0.0.1, expected an address of node1",
         ),
-        ({"master_addr": "localhost"}, "master_addr: found localhost"),
-        ({"master_addr": ""}, "master_addr and master_port: found '', 29500"),
-        ({"master_port": 70000}, "master_addr and master_port: found '10.0.0.1', 70000"),
+        ({"master_addr": "localhost"}, "--master-addr: found localhost"),
+        ({"master_addr": ""}, "--master-addr and --master-port: found '', 29500"),
+        ({"master_port": 70000}, "--master-addr and --master-port: found '10.0.0.1', 70000"),
         ({"data": "data"}, "--data: found data, expected a path on the hosts"),
         ({"data": "~/a,b"}, "--data: found ~/a,b"),
         ({"output": "out"}, "--output: found out"),
         ({"model": "./model"}, "--model: found ./model"),
         ({"model": ""}, "--model: found nothing"),
         ({"model": "--flag"}, "--model: found --flag"),
-        ({"accelerator": ""}, "accelerator: found none"),
+        ({"accelerator": ""}, "--accelerator: found none"),
         ({"run": "a/b"}, "run id: found 'a/b'"),
     ],
 )
@@ -174,9 +179,3 @@ def test_models(model: str) -> None:
 def test_an_unknown_launcher() -> None:
     with pytest.raises(ConfigError, match="--launcher: found mpirun, expected torchrun or deepspe"):
         spec(launcher="mpirun")
-
-
-def test_a_script_has_nothing_of_a_trainer() -> None:
-    common = {"run": "r1", "hosts": (NODE1,), "master_addr": "10.0.0.1", "accelerator": "cuda"}
-    made = parse_script_spec(script=Script(path="a.py"), python="~/p", **common)
-    assert (made.objective, made.zero_config, made.model, made.flags) == ("", "", "", {})

@@ -31,7 +31,7 @@ class Host:
 
 @pytest.fixture
 def talk() -> Iterator[Talk]:
-    channel = ProcessChannel(script_argv("standby", [""]), patience=30.0)
+    channel = ProcessChannel(script_argv("standby", ["", ""]), patience=30.0)
     yield Talk(label="node1", channel=channel)
     channel.close()
 
@@ -79,7 +79,7 @@ def test_a_host_where_nobody_stands_by_is_told_each_step(talk: Talk, tmp_path: P
     Standby().apply(host, phase, print)  # type: ignore[arg-type]
     standby = Standby(talks={"node1": talk})
     talk.send({"do": "end"})
-    talk.channel.process.wait(10)
+    talk.channel.process.wait(120)
     standby.apply(host, phase, print)  # type: ignore[arg-type]
     assert host.applied == [phase, phase]
     assert standby.talks == {}
@@ -91,7 +91,7 @@ def test_a_connection_that_has_ended_is_not_made_anew_to_start_a_run(
     """It is Ctrl-C that cuts them, in the midst of a start."""
     host, standby = Host(connected=False), Standby(talks={"node1": talk})
     talk.send({"do": "end"})
-    talk.channel.process.wait(10)
+    talk.channel.process.wait(120)
     with pytest.raises(HostError, match="node1"):
         standby.apply(host, phase_of(tmp_path / "run"), print)  # type: ignore[arg-type]
     assert host.applied == []

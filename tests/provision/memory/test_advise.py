@@ -191,6 +191,14 @@ def test_auto_takes_the_fastest_that_fits() -> None:
     assert (small.zero, small.offload) == (3, "all")
 
 
+def test_only_a_stage_that_was_asked_for_is_marked_so() -> None:
+    marks = [row[0] for row in stage_table(advise(spec(zero=3), room(80)))[1]]
+    assert [mark for mark in marks if "(" in mark] == ["1 (best)", "3 (asked)"]
+    for size in (80, 1):  # where some fit, and where none does
+        found = advise(spec(zero=3), room(size), auto=True)
+        assert not [row[0] for row in stage_table(found)[1] if "asked" in row[0]]
+
+
 def test_a_model_that_cannot_be_planned_is_said_and_not_refused() -> None:
     for config in ({**CONFIG, "model_type": "mamba"}, None):
         found = plan(config=config)
@@ -225,7 +233,8 @@ def test_an_out_of_memory_failure_is_told_what_to_change() -> None:
     assert "--zero 2" in told
     assert after_failure(plan(), "exit code 1", ["KeyError: 'x'"]) is None
     killed = "killed by signal 9; meanwhile the kernel ended 1 process(es) here for want of memory"
-    told = after_failure(plan(zero=3, offload="all"), killed, [])
+    said = "kernel: Memory cgroup out of memory: Killed process 28625 (python3)"  # no GPU's
+    told = after_failure(plan(zero=3, offload="all"), killed, [said])
     assert told is not None
     assert "GB a host, which was too little" in told
     assert after_failure(RunMemory(zero=2, offload="none"), "x", lines) is None

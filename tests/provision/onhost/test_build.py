@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def start(tmp_path: Path):
     yield begin
     for process in running:
         process.stdin.close()
-        process.wait(60)
+        process.wait(240)
         process.stdout.close()
         process.stderr.close()
 
@@ -98,7 +99,7 @@ def test_an_archive_that_is_not_what_was_sent_is_refused(start, tmp_path: Path):
     assert not (tmp_path / "code").exists()
 
 
-@pytest.mark.parametrize(("program", "grace"), [(LONG, 20), (DEAF, 0.2)], ids=["ends", "deaf"])
+@pytest.mark.parametrize(("program", "grace"), [(LONG, 120), (DEAF, 0.2)], ids=["ends", "deaf"])
 def test_when_the_connection_ends_the_build_and_its_compilers_end(
     start, tmp_path: Path, program, grace
 ):
@@ -108,6 +109,7 @@ def test_when_the_connection_ends_the_build_and_its_compilers_end(
     child = int(process.stdout.readline().split()[-1])
     assert alive(child)
     process.stdin.close()
-    assert process.wait(30) == 0
-    assert not alive(child)
+    assert process.wait(240) == 0
+    while alive(child):
+        time.sleep(0.02)  # bounded by the test's own timeout
     assert (tmp_path / "tidied").exists() is (program == LONG)  # it was not simply killed

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from provision.onhost import checkpoints
-from provision.script import parse_answer
+from provision.script import parse_answer, read_onhost
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def asked(output: Path) -> dict[str, Any]:
-    argv = [sys.executable, checkpoints.__file__, "list", str(output)]
+    argv = [sys.executable, "-c", read_onhost("checkpoints"), "list", str(output)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     return parse_answer("here", done.stdout)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from provision.onhost import collect
+from provision.script import read_onhost
 
 
 def listed(*args: str) -> list[dict[str, object]]:
-    argv = [sys.executable, collect.__file__, "list", *args]
+    argv = [sys.executable, "-c", read_onhost("collect"), "list", *args]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     text = done.stdout.strip().removeprefix("ZEROFLEET<<").removesuffix(">>ZEROFLEET")
     files: list[dict[str, object]] = json.loads(text)["files"]

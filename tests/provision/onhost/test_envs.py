@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.onhost import envs
 from provision.onhost.processes import read_boot_id, read_identity
 from provision.script import read_onhost
 
@@ -28,6 +31,9 @@ def root(tmp_path):
     for name in ("aa", "bb"):
         (root / "envs" / name / "complete.json").write_text('{"torch": "2.13.0+cpu", "at": 1.0}')
     (root / "current").symlink_to("envs/bb")
+    (root / "lock").write_text(
+        '{"token": "t1", "process": null, "boot_id": "", "user": "ana", "host": "x"}'
+    )
     for sha256, name, text in (
         (WHEEL, "x.whl", "wheel"),
         (LOCK, "requirements.txt", f"x==1 --hash=sha256:{WHEEL} --hash=sha256:{'f' * 64}\n"),
@@ -46,7 +52,7 @@ def ask(root):
     def run(*args):
         done = subprocess.run(
             [sys.executable, "-c", read_onhost("envs"), *args],
-            env={**os.environ, "HOME": str(root.parent)},
+            env={**os.environ, "HOME": str(root.parent), "ZEROFLEET_LOCK": "t1"},
             capture_output=True,
             text=True,
             check=False,
@@ -91,7 +97,9 @@ def test_what_has_two_names_counts_once(ask, root):
 
 def test_a_host_with_nothing(tmp_path, root, ask):
     root.rename(tmp_path / "elsewhere")
-    assert ask("list") == {
+    found = ask("list")
+    assert found.pop("place").endswith(".zerofleet")
+    assert found == {
         "there": False,
         "current": None,
         "environments": [],
@@ -125,6 +133,38 @@ def test_a_run_that_is_about_to_start_counts_for_an_hour(ask, root):
     old = time.time() - 4000
     os.utime(folder / "plan.json", (old, old))
     assert ask("list")["runs"]["alive"] == []
+
+
+@pytest.mark.parametrize(
+    ("hostname", "ended", "alive"),
+    [("another", False, ["r1"]), ("another", True, []), (socket.gethostname(), False, [])],
+)
+def test_a_run_of_another_host_of_a_shared_home_counts_until_it_ended(
+    ask, root, hostname, ended, alive
+):
+    folder = plan_run(root, "r1", "aa", boot_id="of another boot", hostname=hostname)
+    if ended:
+        (folder / "exit.json").write_text("{}")
+    assert ask("list")["runs"]["alive"] == alive
+
+
+@pytest.mark.parametrize(
+    ("squeue", "alive"),
+    [("echo 7; echo 8", ["r1"]), ("echo 8", []), ("exit 1", ["r1"]), (None, ["r1"])],
+)
+def test_a_run_of_a_job_counts_while_slurm_has_it_or_does_not_say(
+    ask, root, tmp_path, monkeypatch, squeue, alive
+):
+    folder = plan_run(root, "r1", "aa")
+    (folder / "slurm.json").write_text('{"job": "7"}')
+    os.utime(folder / "plan.json", (1, 1))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if squeue:
+        (tmp_path / "squeue").write_text(f"#!/bin/sh\n{squeue}\n")
+        (tmp_path / "squeue").chmod(0o755)
+    assert ask("list")["runs"]["alive"] == alive
+    if alive:
+        assert ask("remove", '{"envs": ["aa"], "store": []}') == (1, "envs/aa: in use\n")
 
 
 def test_any_process_of_an_environment_keeps_it(ask, root):
@@ -168,6 +208,51 @@ def test_what_a_push_writes_to_right_now_stays(ask, root):
     assert (root / "store" / WHEEL / "x.whl").exists()
 
 
+def test_one_that_is_to_be_made_anew_is_removed_and_current_names_none_meanwhile(ask, root):
+    assert ask("anew", '{"name": "bb"}') == (0, "")
+    assert not (root / "current").is_symlink()
+    assert sorted(path.name for path in (root / "envs").iterdir()) == ["aa", "bb.lock", "half"]
+    last = ask("list")["history"][-1]
+    assert (last["env"], last["was"], last["what"]) == (None, "bb", "anew")
+    assert ask("anew", '{"name": "half"}') == ask("anew", '{"name": "none"}') == (0, "")
+    assert not (root / "envs" / "half").exists()
+
+
+def test_one_that_a_run_uses_or_that_is_being_made_is_not_removed_to_be_made_anew(ask, root):
+    plan_run(root, "r1", "aa")
+    assert ask("anew", '{"name": "aa"}') == (1, "envs/aa: in use by run r1\n")
+    for name, *told in (
+        ("bb", "anew", '{"name": "bb"}'),
+        ("half", "remove", '{"envs": ["half"], "store": []}'),
+    ):
+        with (root / "envs" / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            code, said = ask(*told)
+        assert (code, said.partition(";")[0]) == (
+            1,
+            f"envs/{name}: a deploy that was cut off makes it still",
+        )
+        assert (root / "envs" / name).exists()
+    assert (root / "current").readlink() == Path("envs/bb")
+    assert (root / "envs" / "bb" / "complete.json").exists()
+    assert (root / "envs" / "aa").exists()
+
+
+def test_a_push_at_work_keeps_the_store_as_it_found_it(ask, root):
+    """It goes by what was there when it began, and has no file open until the first bytes come."""
+    at_work = "store: a push is at work on it; when it has ended, run the command again\n"
+    with (root / "store" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        assert ask("remove", json.dumps({"envs": ["aa"], "store": []})) == (0, "")
+        assert not (root / "envs" / "aa").exists()
+        assert (root / "store" / WHEEL / "y.whl.partial").exists()
+        assert ask("remove", json.dumps({"envs": [], "store": [WHEEL]})) == (1, at_work)
+        assert (root / "store" / WHEEL / "x.whl").exists()
+        assert ask("undeploy", '{"runs": true}') == (1, at_work)
+    assert ask("remove", json.dumps({"envs": [], "store": [WHEEL]})) == (0, "")
+    assert ask("undeploy", '{"runs": true}') == (0, "")
+
+
 def test_undeploy_leaves_nothing(ask, root, tmp_path):
     (tmp_path / "kept").write_text("the user's")
     (tmp_path / ".cache" / "zerofleet").mkdir(parents=True)
@@ -185,3 +270,38 @@ def test_undeploy_follows_a_link_to_another_disk(ask, root, tmp_path):
     root.symlink_to(tmp_path / "disk")
     assert ask("undeploy", '{"runs": true}') == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_removed_for_a_command_that_has_the_lock_no_more(ask, root):
+    (root / "lock").write_text(
+        '{"token": "t2", "process": null, "boot_id": "", "user": "ben", "host": "x"}'
+    )
+    for told in (
+        ("remove", json.dumps({"envs": ["aa"], "store": [WHEEL]})),
+        ("anew", '{"name": "bb"}'),
+        ("undeploy", '{"runs": true}'),
+    ):
+        code, said = ask(*told)
+        assert (code, said.partition(";")[0]) == (
+            1,
+            "the lock here is this command's no more (did its machine sleep?)",
+        )
+    assert (root / "current").readlink() == Path("envs/bb")
+    assert sorted(path.name for path in (root / "envs").iterdir()) == ["aa", "bb", "half"]
+    assert (root / "store" / WHEEL / "x.whl").exists()
+
+
+def test_nobody_takes_the_lock_before_all_else_is_gone(root, tmp_path, monkeypatch):
+    gone = []
+    for module, name in ((envs.shutil, "rmtree"), (envs.os, "unlink")):
+        monkeypatch.setattr(module, name, gone.append)
+    monkeypatch.setattr(envs, "remove_root", lambda: None)
+    for name in ("ROOT", "STORE", "RUNS", "LOCK"):
+        below = "" if name == "ROOT" else name.lower()
+        monkeypatch.setattr(envs, name, str(root / below).rstrip("/"))
+    monkeypatch.setattr(envs, "hold_store", lambda _: 0)
+    monkeypatch.setattr(envs, "live_runs", dict)
+    monkeypatch.setattr(envs, "users", lambda _: {})
+    assert envs.undeploy({"runs": True}) == {"kept": []}
+    assert gone[-1] == str(root / "lock")
+    assert len(gone) == 6

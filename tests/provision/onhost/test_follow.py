@@ -12,13 +12,16 @@ import pytest
 
 from provision.onhost import follow
 
+CHECKOUT = Path(__file__).parents[3]
+
 
 class Follower:
     """follow.py as a process, its lines read as they come."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        argv = [sys.executable, follow.__file__, str(folder), *options]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    def __init__(self, folder: Path, *options: str, code: str = "") -> None:
+        program = ["-c", code] if code else ["-m", "provision.onhost.follow"]
+        argv = [sys.executable, *program, str(folder), *options]
+        self.process = subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
 
     def next(self, key: str) -> Any:
         """The value of the next event of a kind; heartbeats and others are passed over."""
@@ -49,11 +52,11 @@ def followers() -> Iterator[list[Follower]]:
 
 def test_a_whole_run_from_before_its_first_line(node: Any, followers: list[Follower]) -> None:
     followers.append(f := Follower(node.folder))
-    assert f.next("alive") == pytest.approx(time.time(), abs=5)
+    assert f.next("alive") == pytest.approx(time.time(), abs=120)
     (node.folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     node.start("ok")
     events = f.rest()
-    assert f.process.wait(5) == 0
+    assert f.process.wait(60) == 0
     assert any(e.get("metric") == {"step": 1, "loss": 2.0} for e in events)
     assert any(str(e.get("log")).startswith("environ ") for e in events)
     assert events[-1] == {"exit": node.exit()}
@@ -76,7 +79,8 @@ def test_lines_come_while_the_run_goes_on_and_only_when_complete(
         assert f.next("log") == "half and whole"
     node.command("stop")
     events = f.rest()
-    assert events[0]["log"] == "last, no newline \ufffd"
+    # Whole at the run's end; torchrun may have said more in the same line, told to end.
+    assert events[0]["log"].startswith("last, no newline \ufffd")
     assert events[-1]["exit"]["state"] == "stopped"
 
 
@@ -103,7 +107,7 @@ def test_a_dead_supervisor_is_lost(node: Any, followers: list[Follower]) -> None
     f.next("log")
     node.kill("supervisor")
     assert f.next("lost") == f"the supervisor (pid {pid}) died before the run ended"
-    assert f.process.wait(5) == 1
+    assert f.process.wait(60) == 1
 
 
 def test_another_boot_is_lost(node: Any, followers: list[Follower]) -> None:
@@ -116,18 +120,18 @@ def test_another_boot_is_lost(node: Any, followers: list[Follower]) -> None:
 def test_a_folder_that_is_not_there_is_lost(node: Any, followers: list[Follower]) -> None:
     followers.append(f := Follower(node.folder / "nope"))
     assert f.next("lost").startswith("no such run folder: ")
-    assert f.process.wait(5) == 1
+    assert f.process.wait(60) == 1
 
 
 def test_ends_at_once_when_nobody_reads(node: Any, followers: list[Follower]) -> None:
+    """Not merely at the next heartbeat: here that would not come."""
     node.start("hang")
-    followers.append(f := Follower(node.folder))
+    code = "import sys; from provision.onhost import follow; follow.ALIVE = 9e9; "
+    followers.append(f := Follower(node.folder, code=f"{code}sys.exit(follow.main(sys.argv[1:]))"))
     f.next("log")
     assert f.process.stdout
-    began = time.monotonic()
     f.process.stdout.close()
-    assert f.process.wait(5) == 0
-    assert time.monotonic() - began < follow.ALIVE / 2  # not merely at the next heartbeat
+    assert f.process.wait(60) == 0
 
 
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_the_last_lines_of_a_run_that_goes_on_and_no_more(
         log.write("one\ntwo\nhalf")
     followers.append(f := Follower(node.folder, "--once", "--tail", "2"))
     assert [e["log"] for e in f.rest()] == ["two", "half"]
-    assert f.process.wait(5) == 0
+    assert f.process.wait(60) == 0
     node.command("stop")
 
 

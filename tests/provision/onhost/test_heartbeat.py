@@ -5,17 +5,10 @@ from typing import Any
 
 import pytest
 
-from provision.onhost.heartbeat import (
-    BEAT,
-    DOUBT,
-    LOST_AFTER,
-    TURN,
-    Circle,
-    Heartbeat,
-    HeartbeatError,
-    Wire,
-    make_cause,
-)
+from provision.onhost import heartbeat
+from provision.onhost.circle import BEAT, DOUBT, LOST_AFTER, TURN, Circle
+from provision.onhost.heartbeat import Heartbeat, HeartbeatError, Wire
+from provision.onhost.peer import MOST_TOLD, make_cause, parse_message
 
 
 class Network:
@@ -300,6 +293,19 @@ def test_by_hand_who_is_left_of_an_earlier_attempt_counts_for_nothing() -> None:
     assert again.causes() == {}
 
 
+def test_a_host_lost_while_the_run_is_being_stopped_is_found_and_changes_no_cause() -> None:
+    network = Network(3)
+    network.run(3)
+    network.circles[0].declare(make_cause("asked", "node1", 0, "a stop was asked for"))
+    network.run(1)
+    network.off.add(2)
+    network.run(LOST_AFTER - 1)
+    assert network.circles[1].lost(network.now) == []
+    network.run(1 + BEAT + TURN)
+    assert network.circles[1].lost(network.now) == ["node3"]
+    assert {kind for kind, _ in network.causes().values()} == {"asked"}
+
+
 def test_after_a_pause_of_its_own_a_supervisor_accuses_nobody() -> None:
     network = Network(2)
     network.run(5)
@@ -323,16 +329,119 @@ def test_what_was_said_before_is_not_heard_again() -> None:
     assert network.circles[0].peers[1].heard == heard
 
 
+def hello(rank: int) -> dict[str, Any]:
+    """What a supervisor says at least."""
+    return {"n": rank, "s": f"session {rank}", "q": 1, "st": "up"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [], {"n": "1"}, {"q": None}, {"st": 1}, {"h": 3}, {"c": {"reason": "boom"}}, {"c": 1},
+        {"t": {"x": ["10.0.0.1", 1]}}, {"t": {"1": ["10.0.0.1", 0]}}, {"t": 1}, {"a": "x"},
+    ],
+)  # fmt: skip
+def test_what_is_no_message_is_ignored_whoever_knows_the_secret(odd: Any) -> None:
+    a, b = Wire("s", "run", "127.0.0.1", 0), Wire("s", "run", "127.0.0.1", 0)
+    a.send(b.socket.getsockname(), {**hello(0), **odd} if odd else odd)
+    a.send(b.socket.getsockname(), hello(3))
+    heard = b.receive(1.0)
+    for wire in (a, b):
+        wire.socket.close()
+    assert heard
+    assert heard[0] == hello(3)
+
+
+def test_nested_beyond_measure_is_no_message_either() -> None:
+    assert parse_message(b"[" * 60000) is None
+
+
+def test_a_flood_of_strangers_datagrams_ends_no_turn_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flooded:
+        def recvfrom(self, _: int) -> tuple[bytes, tuple[str, int]]:
+            return b"ZF1" + b"\0" * 200, ("10.9.9.9", 9)
+
+    wire = Wire("s", "run", "127.0.0.1", 0)
+    wire.socket.close()
+    monkeypatch.setattr(wire, "socket", Flooded())
+    monkeypatch.setattr(heartbeat.select, "select", lambda *given: given)
+    now = iter(range(100))
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: float(next(now)))
+    assert wire.receive(5.0) is None
+    assert next(now) < 10
+
+
+def test_a_cause_of_any_length_is_told() -> None:
+    network = Network(2)
+    network.run(3)
+    a, b = Wire("s", "run", "127.0.0.1", 0), Wire("s", "run", "127.0.0.1", 0)
+    cause = make_cause("failed", "node1", 0, "ValueError: " + "é" * 100_000)
+    network.circles[0].declare(cause)
+    ((_, message),) = network.circles[0].due(network.now + BEAT)
+    a.send(b.socket.getsockname(), message)
+    heard = b.receive(1.0)
+    for wire in (a, b):
+        wire.socket.close()
+    assert heard
+    assert heard[0]["c"]["reason"].startswith("ValueError: éé")
+    assert len(heard[0]["c"]["reason"]) <= MOST_TOLD
+    assert network.circles[0].cause == cause  # what is written down here is all of it
+
+
+def test_who_starts_late_is_told_and_the_port_is_free_for_another_run_meanwhile() -> None:
+    late, free = Wire("s", "run", "127.0.0.1", 0), Wire("s", "run", "127.0.0.1", 0)
+    ports = free.socket.getsockname()[1], late.socket.getsockname()[1]
+    free.socket.close()
+    nodes = [
+        {"node_rank": i, "host": f"node{i + 1}", "address": "127.0.0.1", "port": port}
+        for i, port in enumerate(ports)
+    ]
+    peers = {"secret": "s", "address": "127.0.0.1", "port": ports[0], "nodes": nodes}
+    failed = Heartbeat({"run": "run", "node_rank": 0, "peers": peers}, {})
+    assert failed.wire
+    failed.tell("failed", make_cause("failed", "node1", 0, "ValueError: boom"))
+    while late.receive(0.0):
+        pass
+    heard = None
+    for _ in range(100):  # once, but on a machine that stands still meanwhile
+        failed.linger(0.25)
+        heard = heard or late.receive(0.1)
+        if heard:
+            break
+    another = Wire("other", "run", "127.0.0.1", ports[0])
+    for wire in (late, failed.wire, another):
+        wire.socket.close()
+    assert heard
+    assert (heard[0]["st"], heard[0]["c"]["reason"]) == ("failed", "ValueError: boom")
+    assert heard[1][1] != ports[0]
+
+
+def test_a_port_is_kept_for_those_that_know_it_or_are_nowhere_yet() -> None:
+    network = Network(3)
+    network.off.add(2)
+    network.run(3)
+    first = network.circles[0]
+    first.state = "failed"
+    assert [peer.host for peer in first.unaware(network.now)] == ["node2", "node3"]
+    assert not first.placeless(network.now)
+    network.run(1)
+    assert [peer.host for peer in first.unaware(network.now)] == ["node3"]
+    assert first.placeless(network.now)
+    alone = by_hand(0)
+    alone.circles[0].state = "failed"
+    assert not alone.circles[0].placeless(alone.now)
+
+
 def test_only_messages_of_this_run_and_secret_are_heard() -> None:
     a, b = Wire("s", "run", "127.0.0.1", 0), Wire("s", "run", "127.0.0.1", 0)
     strangers = [Wire("other", "run", "127.0.0.1", 0), Wire("s", "other", "127.0.0.1", 0)]
     target = b.socket.getsockname()
     for stranger in strangers:
-        stranger.send(target, {"n": 1})
+        stranger.send(target, hello(1))
     a.socket.sendto(b"", target)
     a.socket.sendto(b"ZF1" + b"\0" * 40, target)
-    a.send(target, {"n": 0})
-    assert b.receive(1.0) == ({"n": 0}, a.socket.getsockname())
+    a.send(target, hello(0))
+    assert b.receive(1.0) == (hello(0), a.socket.getsockname())
     assert b.receive(0.0) is None
     for wire in (a, b, *strangers):
         wire.socket.close()

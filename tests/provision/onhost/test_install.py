@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
+import http.server
 import json
 import os
 import stat
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -105,6 +108,17 @@ def test_a_damaged_wheel_is_named_and_removed_so_that_it_is_pushed_anew(home, as
     assert not wheel.exists()
 
 
+def test_every_damaged_file_is_removed_at_once_so_that_all_come_again_together(home, asked):
+    (home / "fail").touch()
+    asked["wheels"].append(put(home, "c_d-1-py3-none-any.whl", b"another"))
+    wheels = [home / path for path, _ in asked["wheels"]]
+    for wheel in wheels:
+        wheel.write_bytes(b"rotten")
+    failed = install(home, asked)
+    assert all(f"{wheel}: sha256 was" in failed.stderr for wheel in wheels)
+    assert not any(wheel.exists() for wheel in wheels)
+
+
 def test_one_that_is_ended_takes_its_work_with_it_and_blames_no_file(home, asked):
     (home / "end").touch()
     wheel = home / asked["wheels"][0][0]
@@ -158,3 +172,63 @@ def test_uv_is_for_its_owner_alone(tmp_path):
     path = Path(module.unpack_uv(str(tmp_path / "uv.whl"), str(tmp_path)))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     assert path.read_text() == FAKE_UV
+
+
+class Index(http.server.SimpleHTTPRequestHandler):
+    """An index of packages, whose answers may be kept."""
+
+    def end_headers(self):
+        self.send_header("ETag", '"1"')
+        super().end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def index(tmp_path):
+    """The address of an index with one package, x, and the sha256 of its wheel."""
+    folder = tmp_path / "simple" / "x"
+    folder.mkdir(parents=True)
+    wheel = folder / "x-1-py3-none-any.whl"
+    sha256 = make_wheel(wheel, "x")
+    (folder / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    serve = functools.partial(Index, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/simple", sha256
+        server.shutdown()
+
+
+def make_wheel(path, name):
+    info = f"{name}-1.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/RECORD,,\n")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_made_from_the_hosts_own_index_and_pips_cache_is_ours(home, tmp_path, index, monkeypatch):
+    url, sha256 = index
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "127.0.0.1")  # else pip keeps nothing of plain HTTP
+    make_wheel(tmp_path / "own.whl", "own")
+    text = f"x==1 --hash=sha256:{sha256}\n".encode()
+    requirements, requirements_sha256 = put(home, "requirements.txt", text)
+    asked = {
+        "name": "abc",
+        "python": sys.executable,
+        "wheels": [put(home, "own-1-py3-none-any.whl", (tmp_path / "own.whl").read_bytes())],
+        "requirements": requirements,
+        "requirements_sha256": requirements_sha256,
+    }
+    done = install(home, asked)
+    assert done.returncode == 0, done.stderr
+    python = home / ".zerofleet" / "envs" / "abc" / "bin" / "python"
+    subprocess.run([python, "-c", "import x, own"], check=True)
+    assert list((home / ".zerofleet" / "pip").rglob("*"))
+    assert not (home / ".cache").exists()

@@ -11,16 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import provision.onhost
-
-PATH = Path(provision.onhost.__file__).parent / "place.py"
+from provision.script import read_onhost
 
 
 @pytest.fixture
 def place(tmp_path):
     def run(*args, given=None):
         done = subprocess.run(
-            [sys.executable, str(PATH), *args],
+            [sys.executable, "-c", read_onhost("place"), *args],
             input=json.dumps(given),
             env={**os.environ, "HOME": str(tmp_path)},
             capture_output=True,
@@ -87,6 +85,19 @@ def test_a_folder_whose_making_was_interrupted_is_made_anew(place, tmp_path):
     (half / "f").write_bytes(b"old")
     assert (Path(place("tree", digest, "m")["path"]) / "f").read_bytes() == b"1"
     assert not half.exists()
+
+
+def test_a_folder_whose_files_are_others_now_holds_the_stores_again(place, tmp_path):
+    """A push --check that was interrupted: the file came anew, the folder has the rotten one."""
+    sha = store(tmp_path, b"1", "x")
+    digest = store(tmp_path, f"{sha}  a/f\n{sha}  g\n".encode(), "manifest")
+    made = Path(place("tree", digest, "m")["path"])
+    (made / "a" / "f").unlink()
+    (made / "a" / "f").write_bytes(b"rotten")
+    (made / "g").unlink()
+    place("tree", digest, "m")
+    assert (made / "a" / "f").read_bytes() == (made / "g").read_bytes() == b"1"
+    assert sorted(path.name for path in made.rglob("*")) == ["a", "f", "g"]
 
 
 def test_half_a_file_is_not_held(place, tmp_path):

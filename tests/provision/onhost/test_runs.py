@@ -121,3 +121,12 @@ def test_a_rank_is_a_child_of_torchrun_with_a_local_rank() -> None:
     ]
     assert found[0]["resident_bytes"] > 1_000_000
     assert runs.read_ranks({"state": "failed", "first_rank": 0}, os.getpid()) == []
+
+
+def test_a_script_that_writes_its_own_metrics_keeps_no_run_from_being_listed(node: Any) -> None:
+    node.plan("hang")
+    odd = [7, {"event": "step"}, {**step(1, 1.0), "loss": "low"}, {**step(1, 1.0), "at": "noon"}]
+    lines = [json.dumps(each) for each in (*odd, {"event": "begin"}, step(2, 2.0), {"loss": []})]
+    (node.folder / "metrics.jsonl").write_text("\n".join(lines))
+    (run,) = asked("list", str(node.folder.parent))
+    assert (run["progress"]["step"], run["progress"]["loss"]) == (2, [2.8, 2.8])

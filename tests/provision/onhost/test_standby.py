@@ -21,6 +21,7 @@ import pytest
 
 from provision.onhost.ahead import ALWAYS, at_start
 from provision.onhost.processes import read_children
+from provision.script import read_onhost
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[2]
@@ -60,7 +61,7 @@ class Standing:
         )
         self.python.chmod(0o755)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "provision.onhost.standby", str(self.python)],
+            [sys.executable, "-m", "provision.onhost.standby", self.python, read_onhost("waiting")],
             cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -151,7 +152,7 @@ def test_what_counts_when_a_program_starts_has_it_started_anew(
     standing.start("ok", **{name: ""})
     assert node.exit()["state"] == "finished"
     assert node.record()["torchrun"]["pid"] != ahead
-    assert not alive(ahead)
+    node.until(lambda: not alive(ahead))
 
 
 def test_what_every_run_sets_is_no_reason_to_start_anew() -> None:
@@ -171,12 +172,14 @@ def test_a_torch_that_can_not_be_imported_is_torchruns_to_tell(node: Any, tmp_pa
     standing.done()
 
 
-def test_it_ends_with_the_connection_and_what_it_imported_with_it(standing: Standing) -> None:
+def test_it_ends_with_the_connection_and_what_it_imported_with_it(
+    node: Any, standing: Standing
+) -> None:
     ahead = standing.importing()
     assert standing.tell({"do": "here"}) == {}
     standing.close()
     assert standing.process.returncode == 0
-    assert not alive(ahead)
+    node.until(lambda: not alive(ahead))
 
 
 def test_what_was_imported_does_not_outlive_its_parent(node: Any, standing: Standing) -> None:
@@ -222,4 +225,21 @@ def test_a_folder_that_had_a_run_is_refused(node: Any, standing: Standing) -> No
     answer = standing.tell({"do": "start", "run_dir": str(node.folder)})
     assert "died before it wrote its record" in answer["error"]
     assert standing.process.wait(WITHIN) == 0
-    assert not alive(ahead)
+    node.until(lambda: not alive(ahead))
+
+
+@pytest.mark.parametrize("end", ["end", "closed"])
+def test_secrets_go_with_a_conversation_that_starts_no_run(
+    node: Any, standing: Standing, end: str
+) -> None:
+    secrets, other = node.folder / "secrets.json", node.folder / "other.json"
+    for path in (secrets, other):
+        assert standing.put(path, b"{}") == {}
+    if end == "end":
+        assert standing.process.stdin
+        standing.process.stdin.write(b'{"do": "end"}\n')
+        standing.process.stdin.flush()
+    else:
+        standing.close()
+    node.until(lambda: not secrets.exists(), WITHIN)
+    assert other.exists()

@@ -6,13 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import provision.onhost
-
-PATH = Path(provision.onhost.__file__).parent / "switch.py"
+from provision.script import read_onhost
 
 
 @pytest.fixture
@@ -22,7 +19,7 @@ def root(tmp_path):
         (root / "envs" / name).mkdir(parents=True)
         if name != "half":
             (root / "envs" / name / "complete.json").write_text("{}")
-    (root / "lock").write_text('{"user": "ana", "host": "login1"}')
+    (root / "lock").write_text('{"user": "ana", "host": "login1", "token": "t1"}')
     return root
 
 
@@ -30,8 +27,8 @@ def root(tmp_path):
 def switch(root):
     def run(command, **wanted):
         return subprocess.run(
-            [sys.executable, str(PATH), command, json.dumps(wanted)],
-            env={**os.environ, "HOME": str(root.parent)},
+            [sys.executable, "-c", read_onhost("switch"), command, json.dumps(wanted)],
+            env={**os.environ, "HOME": str(root.parent), "ZEROFLEET_LOCK": "t1"},
             capture_output=True,
             text=True,
             check=False,

@@ -68,4 +68,7 @@ def test_a_taken_port_is_told_and_its_host_is_not_called_deaf(judged, mesh):
         dials[host] = {**mesh.dials[host], "heard": heard}
     mesh = replace(mesh, hellos={**mesh.hellos, "node2": taken}, dials=dials)
     (line,) = judged(mesh)
-    assert "node2: heartbeat port: found UDP 29500 in use by pid 7 (x), expected it free" in line
+    assert (
+        "node2: heartbeat port: found UDP 29500 in use by pid 7 (x), expected that UDP port free"
+        in line
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from provision.errors import ConfigError
+from provision.errors import ConfigError, HostError, UnreachableError
 from provision.findings import Level
 from provision.preflight.deep import Deep, evaluate_deep, make_deep, make_orders
 
@@ -41,7 +41,8 @@ def test_every_rank_has_its_place(wanted):
     chosen = replace(wanted, accelerator="cuda", devices={"node3": (1, 4)})
     seen = {h: o["environ"].get("CUDA_VISIBLE_DEVICES") for h, o in make_orders(chosen).items()}
     assert seen == {"node1": None, "node2": None, "node3": "1,4"}
-    assert orders["node2"]["environ"]["GLOO_SOCKET_IFNAME"] == "eth7"
+    named = {"GLOO_SOCKET_IFNAME": "eth7", "NCCL_SOCKET_IFNAME": "=eth7"}
+    assert orders["node2"]["environ"] == named
     assert orders["node1"]["backend"] == "gloo"
     assert make_orders(replace(wanted, accelerator="cuda"))["node1"]["backend"] == "nccl"
 
@@ -81,11 +82,15 @@ def test_an_error_of_one_rank_is_its_hosts(wanted):
     assert "node4: all-reduce: found RuntimeError: Connection closed" in str(finding)
 
 
-def test_a_host_that_is_gone_is_the_one_that_is_accused(wanted):
+@pytest.mark.parametrize(("kind", "code"), [(HostError, 1), (UnreachableError, 3)])
+def test_a_host_that_is_gone_is_the_one_that_is_accused(wanted, kind, code):
+    gone = kind("node4: ssh", found="none", expected="one", remedy="look there")
     waited = {host: {"error": "DistStoreError: Timed out"} for host in NODES}
-    some = {**waited, "node4": {"error": "no answer from it any more (none)", "gone": True}}
-    levels = {f.host: f.level for f in evaluate_deep(wanted, make_deep(some)).findings}
+    some = {**waited, "node4": {"error": "no answer from it any more (none)", "gone": gone}}
+    report = evaluate_deep(wanted, make_deep(some))
+    levels = {f.host: f.level for f in report.findings}
     assert levels == {**dict.fromkeys(NODES, Level.UNKNOWN), "node4": Level.ERROR}
+    assert report.exit_code == code
 
 
 def test_one_host_alone_has_no_pairs(wanted):

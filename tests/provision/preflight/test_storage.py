@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from provision.findings import Level
-from provision.preflight.judge import Judge
+from provision.findings import Judge, Level, merged
 from provision.preflight.storage import (
     estimate,
     judge_bytes,
@@ -110,18 +109,31 @@ def test_a_model(answer, level, found):
 
 def test_a_bad_row_is_named_with_file_and_line():
     problem = {"file": "d.jsonl", "line": 17, "found": "no JSON", "expected": "one object a line"}
-    first, rest = judge_rows(JUDGE, "/d", {"problems": [problem], "problem_count": 23, "rows": 1})
+    answer = {"problems": [problem], "problem_count": 23, "rows": 1}
+    first, rest = judge_rows(JUDGE, "/d", answer, "/home/ml")
     assert str(first).startswith("node1: data: found d.jsonl:17: no JSON, expected one object")
     assert rest.found == "22 more bad rows"
     assert first.remedy == "correct or remove that row"
-    (whole,) = judge_rows(JUDGE, "/d", {"problems": [{**problem, "line": 0}], "problem_count": 1})
+    whole = {"problems": [{**problem, "line": 0}], "problem_count": 1}
+    (whole,) = judge_rows(JUDGE, "/d", whole, "/home/ml")
     assert (whole.found, whole.remedy) == ("d.jsonl: no JSON", "correct --data, or what lies there")
+
+
+def test_a_bad_row_of_the_same_file_is_named_once_wherever_homes_lie():
+    problem = {"line": 17, "found": "no JSON", "expected": "one object a line"}
+    findings = []
+    for host, home in (("node1", "/home/ml"), ("node2", "/data/home/ml/")):
+        answer = {"problems": [{**problem, "file": f"{home}/d.jsonl".replace("//", "/")}]}
+        answer["problem_count"] = 1
+        findings += judge_rows(Judge(host=host), "~/d.jsonl", answer, home)
+    ((hosts, finding),) = merged(findings)
+    assert (hosts, finding.found) == ("node1,node2", "~/d.jsonl:17: no JSON")
 
 
 def test_no_row_at_all_is_an_error_and_no_answer_unknown():
     none = {"rows": 0, "files": 1, "problems": [], "problem_count": 0}
-    assert judge_rows(JUDGE, "/d", none)[0].level is Level.ERROR
-    assert judge_rows(JUDGE, "/d", {"error": "killed"})[0].level is Level.UNKNOWN
+    assert judge_rows(JUDGE, "/d", none, "/h")[0].level is Level.ERROR
+    assert judge_rows(JUDGE, "/d", {"error": "killed"}, "/h")[0].level is Level.UNKNOWN
 
 
 def digest(sha, **files):
@@ -149,6 +161,18 @@ def test_a_file_that_is_missing_is_said_to_be():
     two = {"node1": digest("aa", a="1", b="1"), "node2": digest("bb", a="1")}
     found = judge_bytes("data", {**two, "node3": two["node1"]}, "/d")
     assert "b, which is missing" in found["node2"][0].remedy
+
+
+def test_what_was_pushed_and_rotted_is_told_by_its_own_digest_and_is_no_measure_for_others():
+    rotten = {**digest("bb", config="1", weights="3"), "rotten": ["config", "weights"]}
+    digests = {"node1": rotten, "node2": digest("aa", config="1", weights="2")}
+    found = judge_bytes("model", digests, "~/.zerofleet/store/aa/a model")
+    assert [f.level for f in found["node2"]] == [Level.OK]
+    assert [str(f) for f in found["node1"]] == [
+        "node1: model bytes: found config, and 1 more: not the bytes that were pushed, expected "
+        "what its digest says: push it once more from where it is whole: invoke push PATH --check"
+    ]
+    assert judge_bytes("data", {"node1": rotten}, "/d")["node1"][0].level is Level.ERROR
 
 
 def test_the_same_bytes_are_ok():

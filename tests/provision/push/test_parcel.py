@@ -35,7 +35,7 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(DATA)
     planned = put(source=tmp_path / "x")
     (tmp_path / "x").write_bytes(DATA[:-1] + b"?")
-    with pytest.raises(ConfigError, match="it changed meanwhile"):
+    with pytest.raises(ConfigError, match="if it still differs, remove that file"):
         read_parcel(planned)
 
 

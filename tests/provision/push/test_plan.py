@@ -33,6 +33,16 @@ def test_nothing_is_done_where_all_have_it(folder):
     assert plan_push(folder, {"n1": {**NOTHING, "there": True}}).empty
 
 
+def test_all_is_sent_to_be_checked_where_that_is_asked_for(folder):
+    looks = {"n1": NOTHING, "n2": {**NOTHING, "there": True}}
+    push, arrange = plan_push(folder, looks, check=True).phases
+    assert [len(push.of(host)) for host in looks] == [3, 3]
+    assert {step.why for step in push.steps} == {
+        "hash it there, and send it if it is lacking or has rotted"
+    }
+    assert arrange.hosts == ("n1", "n2")
+
+
 def test_a_file_needs_no_arranging(tmp_path):
     one = LocalFile(path="x", source=tmp_path / "x", size=1, sha256="a" * 64)
     plan = plan_push(make_pushed("x", [one], folder=False), {"n1": NOTHING})

@@ -14,7 +14,8 @@ from provision.slurm.jobs import SlurmJob
 from provision.slurm.read import read_run
 from provision.slurm.render import goes_on
 
-RUN = "20261121-083012-sft-3f9c"
+PLAN = json.loads((Path(__file__).parents[2] / "facts" / "slurm" / "plan.json").read_text())
+RUN = PLAN["run"]
 DONE = SlurmJob(job="12", state="COMPLETED", nodes="node[2-3]")
 
 
@@ -27,15 +28,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "shared" / ".zerofleet" / "runs" / RUN
-    plan = {
-        "run": RUN,
-        "node_rank": 0,
-        "nnodes": 2,
-        "nproc_per_node": 2,
-        "first_rank": 0,
-        "argv": ["python", "-m", "torch.distributed.run", "-m", "trainer.sft"],
-        "environ": {"ZEROFLEET_OUTPUT_DIR": f"{folder}/output"},
-    }
+    plan = {**PLAN, "environ": {"ZEROFLEET_OUTPUT_DIR": f"{folder}/output"}}
     begin = {"event": "begin", "at": 1.0, "first_step": 0, "world_size": 4}
     write(
         folder,

@@ -131,7 +131,7 @@ def test_what_a_node_runs_is_filled_in_on_that_node(tmp_path: Path) -> None:
     task = text[text.index("srun --kill-on-bad-exit=1") :].split("bash -c '")[1].split("' node ")[0]
     (tmp_path / "code").mkdir()
     tools = {
-        "python": 'echo "$GLOO_SOCKET_IFNAME $NODE_RANK $*"',
+        "python": 'echo "$GLOO_SOCKET_IFNAME $NCCL_SOCKET_IFNAME $NODE_RANK $*"',
         "ip": '[ "$4" = 10.0.0.1 ] && echo "10.0.0.1 dev ib0 src 10.0.0.2 uid 0"',
         "getent": "echo 10.0.0.1 STREAM node1",
     }
@@ -150,7 +150,7 @@ def test_what_a_node_runs_is_filled_in_on_that_node(tmp_path: Path) -> None:
         SECOND_ADDR="node2",
         MASTER_PORT="20007",
     )
-    assert said.startswith("ib0 1 -m torch.distributed.run --nnodes 2 --node-rank 1")
+    assert said.startswith("ib0 =ib0 1 -m torch.distributed.run --nnodes 2 --node-rank 1")
     assert "--master-addr node1 --master-port 20007" in said
 
 

@@ -1,0 +1,1 @@
+"""deploy, lock-env, envs, rollback, clean and undeploy: the hosts' environments."""

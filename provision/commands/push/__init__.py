@@ -1,0 +1,1 @@
+"""push: a model or data onto every host."""

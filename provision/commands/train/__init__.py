@@ -1,0 +1,1 @@
+"""train, preflight and resume: a run on hosts over SSH."""
