@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -168,8 +169,23 @@ class SftArgs(TrainingArguments):
             # numactl: a process for each reduced gradient (DeepSpeed 0.19, cpu_accelerator.py).
             os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
             deepspeed.init_distributed("gloo", auto_mpi_discovery=False, timeout=timeout)
+            release_shared_memory()
         else:
             dist.init_process_group("gloo", timeout=timeout)
+
+
+def release_shared_memory() -> None:
+    """Take the names from the memory that DeepSpeed shares among ranks, once all have it mapped.
+
+    For its reductions on one host without GPUs (op shm_comm), it makes a file of 69 MB a rank in
+    /dev/shm, and removes none. Without a name, it goes with its processes, however those end.
+    Source: shm_initialize in
+    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/csrc/cpu/comm/shm.cpp
+    """
+    dist.barrier()
+    parts = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")]
+    name = "_".join(["deepspeed_allreduce_buffer", str(os.getuid()), *parts])
+    Path("/dev/shm", f"{name}_{dist.get_rank()}").unlink(missing_ok=True)
 
 
 def require_bf16() -> None:

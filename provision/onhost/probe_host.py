@@ -135,17 +135,31 @@ def read_memory() -> dict[str, int]:
 
 
 def read_memory_limit() -> object:
-    """The tightest cgroup's limit and use, where it is below what the machine has."""
+    """The cgroup that leaves the least, of those with a limit below what the machine has.
+
+    ``used``: bytes that stay. A cgroup's own count holds the page cache, too, which grows until the
+    limit and is given up for whoever asks (as in the kernel's MemAvailable):
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    """
     total, limits = read_memory()["total"], []
     for folder, text in read_cgroup("memory", ("memory.max", "memory.limit_in_bytes")):
         if text != "max" and int(text) < total:
-            limits.append((int(text), folder))
+            limits.append((int(text), read_memory_used(folder)))
     if not limits:
         return None
-    limit, folder = min(limits)
+    limit, used = min(limits, key=lambda pair: pair[0] - pair[1])
+    return {"limit": limit, "used": used}
+
+
+def read_memory_used(folder: str) -> int:
+    """Bytes of a cgroup that it can't give up: neither files' pages nor slabs for the taking."""
     names = ("memory.current", "memory.usage_in_bytes")
     used = next((text for text in (read_file(os.path.join(folder, n)) for n in names) if text), "0")
-    return {"limit": limit, "used": int(used)}
+    # Version 1 tells its children's apart: total_ is with them.
+    kinds = r"^(?:total_)?(inactive_file|active_file|slab_reclaimable) (\d+)"
+    counts = re.findall(kinds, read_file(os.path.join(folder, "memory.stat")) or "", re.M)
+    given_up = {name: int(count) for name, count in counts}  # the total_ comes last
+    return max(0, int(used) - sum(given_up.values()))
 
 
 def read_numa() -> object:

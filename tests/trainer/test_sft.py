@@ -70,15 +70,23 @@ def events(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def shared_memory() -> set[str]:
+    """What DeepSpeed's ranks of one host, started by torchrun alone, share by name."""
+    name = f"deepspeed_allreduce_buffer_{os.getuid()}_localhost_*"
+    return {path.name for path in Path("/dev/shm").glob(name)}
+
+
 # The other files of zero_configs/ train in test_matrix.py, and over hosts in test_train.py.
 @pytest.mark.parametrize("name", ["zero1_offload", "zero2_offload", "zero3_offload"])
 def test_lora_trains_and_saves_with(name: str, tiny: Path, tmp_path: Path, ranks: Train) -> None:
     config = ZERO / f"{name}.json"
     argv = flags(tiny, tmp_path, deepspeed=config)
     if name == "zero3_offload":
+        before = shared_memory()
         result = torchrun(argv, tmp_path)
         assert result.returncode == 0, said(result)
         assert "FutureWarning: `torch.distributed" not in result.stderr
+        assert shared_memory() <= before
     else:
         assert ranks("sft", argv, 2, tmp_path) is None
     record = events(tmp_path)

@@ -30,6 +30,9 @@ ln -s fd/1 dev/stdout
 ln -s fd/2 dev/stderr
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
+# What this machine has left of its memory depends on the tests that run beside: not here.
+sed 's|^MemAvailable:.*|MemAvailable:   16777216 kB|' /proc/meminfo >run/meminfo
+mount --bind run/meminfo proc/meminfo
 mkdir -p run/sshd run/old ".$home"
 mount -t overlay overlay \
     -o "lowerdir=${lower:+$lower:}$disk/empty,upperdir=$boot/home,workdir=$boot/homework" ".$home"

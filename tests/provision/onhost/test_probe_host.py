@@ -21,14 +21,18 @@ UNIFIED = {
     "/sys/fs/cgroup/user.slice/session-1.scope/memory.max": "734003200",
     "/sys/fs/cgroup/user.slice/session-1.scope/cpu.max": "max 100000",
     "/sys/fs/cgroup/user.slice/memory.max": "536870912",
-    "/sys/fs/cgroup/user.slice/memory.current": "1048576",
+    "/sys/fs/cgroup/user.slice/memory.current": "136314880",
+    "/sys/fs/cgroup/user.slice/memory.stat": "anon 900000\nfile 134217728\nactive_file 67108864\n"
+    "inactive_file 66060288\nslab_reclaimable 2097152\nslab_unreclaimable 8192\n",
     "/sys/fs/cgroup/user.slice/cpu.max": "150000 100000",
 }
 SPLIT = {
     "/proc/meminfo": MEMINFO,
     "/proc/self/cgroup": "4:memory:/job\n3:cpu,cpuacct:/job\n0::/\n",
     "/sys/fs/cgroup/memory/job/memory.limit_in_bytes": "268435456",
-    "/sys/fs/cgroup/memory/job/memory.usage_in_bytes": "4096",
+    "/sys/fs/cgroup/memory/job/memory.usage_in_bytes": "69632",
+    "/sys/fs/cgroup/memory/job/memory.stat": "inactive_file 8192\nactive_file 8192\n"
+    "total_inactive_file 32768\ntotal_active_file 32768\n",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
     "/sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_quota_us": "50000",
     "/sys/fs/cgroup/cpu,cpuacct/job/cpu.cfs_period_us": "100000",
@@ -46,6 +50,12 @@ def test_cgroups_of_version_1(files):
     files(SPLIT)
     assert probe_host.read_memory_limit() == {"limit": 268435456, "used": 4096}
     assert probe_host.read_cpu_quota() == 0.5
+
+
+def test_the_cgroup_that_leaves_the_least_counts_not_the_smallest(files):
+    left = {**UNIFIED, "/sys/fs/cgroup/user.slice/session-1.scope/memory.current": "734003200"}
+    files(left)
+    assert probe_host.read_memory_limit() == {"limit": 734003200, "used": 734003200}
 
 
 def test_a_cgroup_that_limits_nothing_is_absent(files):
