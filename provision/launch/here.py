@@ -39,7 +39,8 @@ def apply_steps_here(plan: Plan, home: Path) -> None:
 def apply_put_here(put: Put, home: Path) -> None:
     """One file, with its mode from the first byte on."""
     target = home / put.target
-    (home / ".zerofleet").mkdir(mode=0o700, exist_ok=True)
+    # Of a link, what it names: make_root of onhost/home.py.
+    (home / ".zerofleet").resolve().mkdir(mode=0o700, parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)

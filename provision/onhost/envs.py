@@ -116,7 +116,7 @@ def listed() -> dict[str, Any]:
     names = [name for name in folders(ENVS) if not name.startswith(".")]
     environments = [{**read_environment(n, sizes), "used_by": used.get(n, [])} for n in names]
     return {
-        "there": os.path.lexists(ROOT),
+        "there": os.path.isdir(ROOT),
         "place": read_home_place(),
         "current": in_use(),
         "environments": environments,
@@ -241,12 +241,12 @@ def undeploy(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def remove_root() -> None:
-    """Remove ~/.zerofleet, empty by now; a file system that is mounted there stays, empty."""
+    """Remove ~/.zerofleet, empty by now. A file system that is mounted there stays, empty; so does
+    a link: who made it may share this home among hosts, each of which has a folder by that name.
+    """
     folder = os.path.realpath(ROOT)
     if not os.path.ismount(folder):
         os.rmdir(folder)
-    if os.path.islink(ROOT):
-        os.unlink(ROOT)
 
 
 if __name__ == "__main__":

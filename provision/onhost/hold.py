@@ -29,7 +29,7 @@ import time
 from typing import Any
 
 from provision.onhost.converse import fail, reason, reply
-from provision.onhost.home import ROOT
+from provision.onhost.home import ROOT, make_root
 from provision.onhost.processes import is_alive, read_boot_id, read_identity
 
 LOCK = os.path.join(ROOT, "lock")
@@ -59,7 +59,7 @@ def read_holder() -> dict[str, Any] | None:
 
 def open_locked() -> int | None:
     """The lock file, locked; None where another process has it."""
-    os.makedirs(ROOT, mode=0o700, exist_ok=True)
+    make_root(ROOT)
     while True:
         lock = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:

@@ -12,6 +12,13 @@ ENVS, STORE, RUNS = (os.path.join(ROOT, name) for name in ("envs", "store", "run
 CURRENT = os.path.join(ROOT, "current")
 
 
+def make_root(root: str) -> None:
+    """~/.zerofleet, private. Where it is a link, the folder that it names, which may not be there
+    yet: in a home that hosts share, one link gives each a folder on a disk of its own.
+    """
+    os.makedirs(os.path.realpath(root), mode=0o700, exist_ok=True)
+
+
 def in_use() -> str | None:
     """The environment that ``current`` names, there or not."""
     try:

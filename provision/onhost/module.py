@@ -28,6 +28,7 @@ from typing import Any
 
 from provision.onhost import collect, unpack
 from provision.onhost.converse import answer_line, live, write
+from provision.onhost.home import make_root
 
 #: Seconds that a module has to end after SIGTERM.
 GRACE = 5.0
@@ -144,6 +145,7 @@ def converse(folder: str) -> None:
 def main() -> None:
     """Work in a folder of our own, and leave nothing."""
     root = os.path.expanduser("~/.zerofleet/asked")
+    make_root(os.path.dirname(root))
     os.makedirs(root, mode=0o700, exist_ok=True)
     folder = tempfile.mkdtemp(dir=root)
     threading.Thread(target=live, args=(tell,), daemon=True).start()

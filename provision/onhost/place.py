@@ -23,13 +23,14 @@ from typing import Callable, Mapping
 
 from provision.onhost.converse import fail, reply
 from provision.onhost.files import absolute, digest, manifest_rows
+from provision.onhost.home import make_root
 
 
 def make_folder(path: str) -> None:
     """A folder and those above it; our own below ~/.zerofleet are private."""
     own = absolute(".zerofleet")
     if (path + os.sep).startswith(own + os.sep):
-        os.makedirs(own, mode=0o700, exist_ok=True)
+        make_root(own)
     os.makedirs(path, exist_ok=True)
 
 

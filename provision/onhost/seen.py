@@ -12,6 +12,8 @@ import json
 import os
 import tempfile
 
+from provision.onhost.home import make_root
+
 SEEN = "~/.zerofleet/seen"
 
 
@@ -30,6 +32,7 @@ def remember(name: str, key: object, found: object) -> None:
     """Keep it for the next time; a host where that fails finds it out again."""
     folder = os.path.expanduser(SEEN)
     try:
+        make_root(os.path.dirname(folder))
         os.makedirs(folder, mode=0o700, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=folder, prefix=".partial-")
         with os.fdopen(descriptor, "w") as stream:

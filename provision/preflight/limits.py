@@ -167,8 +167,11 @@ def _homes(wanted: Wanted, facts: Mapping[str, HostFacts]) -> list[Finding]:
     alone, and a second node would find it taken.
     """
     owners = home_owners({host: facts[host] for host in wanted.slots})
-    expected = "a home of its own: the folder of a run is in it"
-    remedy = "run it as a Slurm job (invoke slurm), or give that login a home on a disk of the host"
+    expected = "a ~/.zerofleet of its own: the folder of a run is in it"
+    remedy = (
+        "invoke undeploy, make ~/.zerofleet a link to a folder on each host's own disk, and deploy "
+        "again; or run it as a Slurm job (invoke slurm)"
+    )
     return [
         Judge(host=host).error("home", f"the very folder that {owner} has", expected, remedy)
         for host, owner in owners.items()

@@ -284,9 +284,18 @@ def load(folder: Path) -> Cluster:
 
 
 def start(
-    folder: Path, n: int = 4, *, home: str = "", lower: Sequence[str] = (), held: bool = True
+    folder: Path,
+    n: int = 4,
+    *,
+    home: str = "",
+    lower: Sequence[str] = (),
+    shared_home: bool = False,
+    held: bool = True,
 ) -> Cluster:
-    """``n`` hosts, described in ``folder``. ``held``: they end with this process."""
+    """``n`` hosts, described in ``folder``. ``held``: they end with this process.
+
+    ``shared_home``: one home for all, empty at first, as from a file server.
+    """
     lacking = missing()
     if lacking:
         raise ClusterError(lacking)
@@ -297,6 +306,8 @@ def start(
     cluster = Cluster(folder=folder, home=home or str(folder / "home"), lower=tuple(lower))
     try:
         start_keeper(cluster, held=held)
+        if shared_home:
+            Path(f"/proc/{cluster.keeper}/root{folder}/disks/shared").mkdir(mode=0o700)
         write_files(cluster, n)
         for number in range(1, n + 1):
             cluster.nodes.append(Node(cluster=cluster, number=number))

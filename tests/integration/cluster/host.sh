@@ -5,6 +5,7 @@
 #
 # DISK   folder of this host's own: key, machine-id, authorized_keys, hosts; BOOT below it is its disk
 # HOME   home folder of the one user (root); LOWER, if any: folders (joined by :) that it begins with
+#        Where there is a folder "shared" beside DISK, it is the home of every host.
 set -eu
 name=$1 address=$2 disk=$3 home=$4 lower=$5 boot=$6
 mkdir -p "$boot/upper" "$boot/work" "$boot/home" "$boot/homework" "$disk/root" "$disk/empty"
@@ -34,8 +35,12 @@ mount -t tmpfs -o mode=1777 tmpfs tmp
 sed 's|^MemAvailable:.*|MemAvailable:   16777216 kB|' /proc/meminfo >run/meminfo
 mount --bind run/meminfo proc/meminfo
 mkdir -p run/sshd run/old ".$home"
-mount -t overlay overlay \
-    -o "lowerdir=${lower:+$lower:}$disk/empty,upperdir=$boot/home,workdir=$boot/homework" ".$home"
+if [ -d "$disk/../shared" ]; then
+    mount --bind "$disk/../shared" ".$home"
+else
+    mount -t overlay overlay \
+        -o "lowerdir=${lower:+$lower:}$disk/empty,upperdir=$boot/home,workdir=$boot/homework" ".$home"
+fi
 cat "$disk/machine-id" >etc/machine-id
 cat "$disk/hosts" >etc/hosts
 echo "$name" >etc/hostname

@@ -208,7 +208,9 @@ def make_checkout(folder: Path, settings: dict[str, object]) -> None:
     (folder / "invoke.yaml").write_text(yaml.safe_dump({"zerofleet": settings}))
 
 
-def make_stage(folder: Path, hosts: int = 2, cache: Path | None = None) -> Stage:
+def make_stage(
+    folder: Path, hosts: int = 2, cache: Path | None = None, *, shared_home: bool = False
+) -> Stage:
     """Everything, in a folder of its own; ``cache`` may have what would be downloaded (uv)."""
     wheels, house = folder / "wheels", folder / "house"
     for path in (wheels, house):
@@ -220,7 +222,7 @@ def make_stage(folder: Path, hosts: int = 2, cache: Path | None = None) -> Stage
     for wheel in (torch, deepspeed, big, *ones):
         for path, size in wheel.sizes.items():
             sizes[path] = (*sizes.get(path, ()), size)
-    cluster = bed.start(folder / "cluster", hosts)
+    cluster = bed.start(folder / "cluster", hosts, shared_home=shared_home)
     settings = {
         "hosts": str(cluster.folder / "hosts.txt"), "ssh_config": str(cluster.ssh_config),
         "wheels": str(wheels), "connect_timeout": 12,

@@ -265,11 +265,12 @@ def test_undeploy_leaves_nothing(ask, root, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cache", "kept"]
 
 
-def test_undeploy_follows_a_link_to_another_disk(ask, root, tmp_path):
+def test_undeploy_follows_a_link_to_another_disk_and_leaves_the_link(ask, root, tmp_path):
     root.rename(tmp_path / "disk")
     root.symlink_to(tmp_path / "disk")
     assert ask("undeploy", '{"runs": true}') == (0, "")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [root]
+    assert not root.exists()
 
 
 def test_nothing_is_removed_for_a_command_that_has_the_lock_no_more(ask, root):

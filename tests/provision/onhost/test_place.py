@@ -37,6 +37,13 @@ def test_folders_are_made_below_home_and_private(place, tmp_path):
     assert (tmp_path / ".zerofleet").stat().st_mode & 0o077 == 0
 
 
+def test_a_link_to_a_disk_of_the_host_is_followed_before_the_folder_is_there(place, tmp_path):
+    (tmp_path / ".zerofleet").symlink_to(tmp_path / "disk" / "zerofleet")
+    place("folders", ".zerofleet/store/ab/x.whl")
+    assert (tmp_path / "disk/zerofleet/store/ab").is_dir()
+    assert (tmp_path / "disk/zerofleet").stat().st_mode & 0o077 == 0
+
+
 def test_a_file_that_hashes_right_is_renamed_with_its_mode(place, tmp_path):
     (tmp_path / "x.partial").write_bytes(b"data")
     answer = place("files", "%s/x" % tmp_path, hashlib.sha256(b"data").hexdigest(), "600")
