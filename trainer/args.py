@@ -185,7 +185,8 @@ def release_shared_memory() -> None:
     dist.barrier()
     parts = [os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT")]
     name = "_".join(["deepspeed_allreduce_buffer", str(os.getuid()), *parts])
-    Path("/dev/shm", f"{name}_{dist.get_rank()}").unlink(missing_ok=True)
+    shared = Path("/dev/shm")  # noqa: S108 - where shm_open has them
+    (shared / f"{name}_{dist.get_rank()}").unlink(missing_ok=True)
 
 
 def require_bf16() -> None:

@@ -1,4 +1,4 @@
-"""Hosts that share one home: one environment for all, or a link that gives each a disk of its own."""
+"""Hosts that share one home: one environment for all; or, by a link, one on each host's disk."""
 
 from __future__ import annotations
 
