@@ -226,7 +226,9 @@ def undeploy(wanted: dict[str, Any]) -> dict[str, Any]:
         return {"kept": kept}
     caches = [os.path.expanduser("~/.cache/zerofleet")]
     if not os.path.isdir(os.path.join(ROOT, "controllers")):
-        caches = []  # no build was made here for another machine: a cache here is of its own user
+        # No build was made here for another machine: what else is in there is of its own user.
+        # In a home that hosts share, another's ranks may be reading the tokens.
+        caches = [] if os.path.islink(ROOT) else [os.path.join(caches[0], "tokens")]
     with contextlib.suppress(FileNotFoundError):
         os.unlink(CURRENT)  # first: it must not name what is half gone
     ours = [os.path.join(ROOT, name) for name in os.listdir(ROOT)]

@@ -32,6 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 from provision.onhost.converse import live, reason, reply
+from provision.onhost.home import ROOT
 from provision.onhost.inputs import data, model
 from provision.onhost.programs import ask_reader, prove
 
@@ -39,6 +40,8 @@ from provision.onhost.programs import ask_reader, prove
 def folder(path: str) -> dict[str, object]:
     """Whether ``path`` can be written: the nearest folder that exists takes a file, really."""
     nearest = os.path.abspath(os.path.expanduser(path))
+    if nearest.startswith(ROOT + os.sep):  # a link is followed to a folder that is not there yet
+        nearest = os.path.realpath(ROOT) + nearest[len(ROOT) :]
     while not os.path.lexists(nearest):
         nearest = os.path.dirname(nearest)
     answer: dict[str, object] = {"path": path, "nearest": nearest}

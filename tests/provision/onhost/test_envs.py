@@ -255,14 +255,16 @@ def test_a_push_at_work_keeps_the_store_as_it_found_it(ask, root):
 
 def test_undeploy_leaves_nothing(ask, root, tmp_path):
     (tmp_path / "kept").write_text("the user's")
-    (tmp_path / ".cache" / "zerofleet").mkdir(parents=True)
+    (tmp_path / ".cache" / "zerofleet" / "tokens").mkdir(parents=True)
+    (tmp_path / ".cache" / "zerofleet" / "build").mkdir()
     folder = plan_run(root, "r1", "aa")
     (folder / "exit.json").write_text("{}")
     code, said = ask("undeploy", '{"runs": false}')
     assert (code, said) == (1, "runs: r1\n")
     assert ask("undeploy", '{"runs": true}') == (0, "")
-    # A cache of builds that this user made here stays: no build was sent here.
+    # A cache of builds that this user made here stays: no build was sent here. The tokens go.
     assert sorted(path.name for path in tmp_path.iterdir()) == [".cache", "kept"]
+    assert [path.name for path in (tmp_path / ".cache/zerofleet").iterdir()] == ["build"]
 
 
 def test_undeploy_follows_a_link_to_another_disk_and_leaves_the_link(ask, root, tmp_path):
@@ -294,6 +296,7 @@ def test_nothing_is_removed_for_a_command_that_has_the_lock_no_more(ask, root):
 
 def test_nobody_takes_the_lock_before_all_else_is_gone(root, tmp_path, monkeypatch):
     gone = []
+    monkeypatch.setenv("HOME", str(tmp_path))
     for module, name in ((envs.shutil, "rmtree"), (envs.os, "unlink")):
         monkeypatch.setattr(module, name, gone.append)
     monkeypatch.setattr(envs, "remove_root", lambda: None)

@@ -28,6 +28,14 @@ def test_a_folder_that_can_be_made_is_writable_and_stays_unmade(tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_a_run_s_folder_is_looked_for_behind_a_link_to_a_disk_of_the_host(tmp_path, monkeypatch):
+    monkeypatch.setattr(ready, "ROOT", str(tmp_path / "ours"))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "ours").symlink_to(tmp_path / "disk" / "zerofleet")  # made by the first deploy
+    answer = ready.folder(str(tmp_path / "ours" / "runs"))
+    assert (answer["nearest"], "error" in answer) == (str(tmp_path / "disk"), False)
+
+
 def test_a_folder_below_a_file_or_a_pseudo_file_system_is_not(tmp_path):
     (tmp_path / "file").write_text("x")
     assert "error" in ready.folder(str(tmp_path / "file" / "out"))
