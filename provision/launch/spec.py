@@ -234,9 +234,10 @@ def parse_run(
             expected="letters, digits, . _ -",
             remedy="take other characters out of it",
         )
-    if not accelerator:  # DeepSpeed refuses an empty DS_ACCELERATOR too
+    if accelerator not in ("cuda", "cpu"):  # DeepSpeed refuses an empty DS_ACCELERATOR too
+        found = accelerator or "none"
         raise ConfigError(
-            "--accelerator", found="none", expected="cuda or cpu", remedy="name one of them"
+            "--accelerator", found=found, expected="cuda or cpu", remedy="name one of them"
         )
     if launcher not in LAUNCHERS:
         raise ConfigError(

@@ -15,9 +15,9 @@ CONTEXT, NCCL = 700 << 20, 500 << 20
 #: What the allocator reserves beyond tensors, as a share of them. An assumption too: no GPU has
 #: confirmed it yet (bench/memory.py --gpu does).
 FRAGMENTATION = 0.05
-#: A rank's own host memory: Python with torch, transformers and DeepSpeed (0.6 GB resident on the
-#: CPU, by a run's own record) and, assumed, CUDA's libraries.
-PROCESS = 2_000_000_000
+#: A rank's own host memory, by accelerator: Python with torch, transformers and DeepSpeed (0.5 to
+#: 0.7 GB resident on the CPU, by runs' own records) and, assumed, CUDA's libraries.
+PROCESS = {"cpu": 1_000_000_000, "cuda": 2_000_000_000}
 
 PARTS = (
     "parameters",
@@ -99,7 +99,7 @@ def estimate(spec: MemorySpec) -> Estimate:
     moments = _moments(spec, state)
     ranks = spec.gpus
     host = {
-        "processes": PROCESS * ranks,
+        "processes": PROCESS[spec.accelerator] * ranks,
         "parameters": state.host_parameters * ranks,
         "optimizer": state.host_optimizer * ranks,
         "gradients": state.host_gradients * ranks,

@@ -147,7 +147,7 @@ def compare_peaks(memory: RunMemory, peaks: Sequence[Mapping[str, Any]]) -> list
         # Reserved by torch: tensors and the gaps between them, but no CUDA context.
         planned = int(peak.tensors * (1 + FRAGMENTATION))
         if not on_gpu:
-            planned = peak.tensors + option.estimate.state.host + PROCESS
+            planned = peak.tensors + option.estimate.state.host + PROCESS["cpu"]
         where = "gpu" if on_gpu else "host"
         rows.append(
             {"rank": rank["rank"], "where": where, "measured": measured, "planned": planned}

@@ -82,6 +82,7 @@ def check_spec(spec: MemorySpec) -> MemorySpec:
         ("--offload", spec.offload, OFFLOADS),
         ("--attn", spec.attention, ATTENTION),
         ("--precision", spec.precision, PRECISIONS),
+        ("--accelerator", spec.accelerator, ("cuda", "cpu")),
     ):
         if value not in known:
             expected = ", ".join(map(str, known))

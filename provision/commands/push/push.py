@@ -93,7 +93,9 @@ def gather_local(out: Answer, s: Settings, fleet: Fleet) -> Settings:
     """
     found, report = {}, Report()
     for flag, given in (("model", s.model), ("data", s.data)):
-        paths = (given or "").split(",") if flag == "data" else [given or ""]
+        paths = [given or ""]
+        if flag == "data":  # a space behind a comma is no part of a path, as trainer/rows.py has it
+            paths = [path.strip() for path in (given or "").split(",")]
         for number, path in enumerate(paths):
             if is_local(path):
                 what = read_what(Path(path), out.say)

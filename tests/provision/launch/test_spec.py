@@ -150,6 +150,7 @@ def test_recipes_are_flat(flags: dict[str, Any]) -> None:
         ({"model": ""}, "--model: found nothing"),
         ({"model": "--flag"}, "--model: found --flag"),
         ({"accelerator": ""}, "--accelerator: found none"),
+        ({"accelerator": "xpu"}, "--accelerator: found xpu, expected cuda or cpu"),
         ({"run": "a/b"}, "run id: found 'a/b'"),
     ],
 )

@@ -142,6 +142,7 @@ def test_gradients_on_a_boundary_are_held_whole_by_both() -> None:
         ({"gpus": 1_000_000, "nodes": 8}, "8,000,000 ranks"),
         ({"lora_targets": "query"}, "q_proj"),
         ({"batch": -1}, "--batch"),
+        ({"accelerator": "tpu"}, "cuda, cpu"),
     ],
 )
 def test_what_cannot_be_is_one_line(changes: dict[str, Any], what: str) -> None:
