@@ -80,7 +80,7 @@ def trainer_argv(flags: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _on_host(path: str, home: str) -> str:
     """``~/`` as the host's own HOME, also after a comma: nothing expands it inside an argv."""
-    return re.sub(r"(^|,)~/", lambda match: f"{match[1]}{home}/", path)
+    return re.sub(r"(^|,\s*)~/", lambda match: f"{match[1]}{home}/", path)
 
 
 def output_folder(spec: RunSpec, host: RunHost, run_dir: str) -> str:

@@ -18,7 +18,7 @@ from provision.findings import Finding, Judge, Level, Report
 from provision.fleet import Fleet
 from provision.preflight.blame import Pair
 from provision.preflight.gpus import chosen_gpus
-from provision.preflight.links import SLOW_ERROR, SLOW_WARN, rate_text
+from provision.preflight.links import rate_text, slowness
 from provision.preflight.nics import interface_environ
 from provision.preflight.ready import Wanted
 from provision.script import said
@@ -180,8 +180,7 @@ def _ranking(deep: Deep) -> list[Finding]:
     findings = []
     for place, host in enumerate(order, start=1):
         own = median(mine[host].values())
-        level = Level.ERROR if own < usual * SLOW_ERROR else Level.OK
-        level = Level.WARN if usual * SLOW_ERROR <= own < usual * SLOW_WARN else level
+        level = slowness(own, usual) or Level.OK
         worst = min(mine[host], key=lambda pair: mine[host][pair])
         found = (
             f"{rate_text(own)}, {place} of {len(order)} from the slowest; "

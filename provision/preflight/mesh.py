@@ -29,7 +29,7 @@ _HELLO_SECONDS = 30.0
 #: A pair measured slower than this share of the usual is measured again: a busy moment passes, a
 #: slow link stays.
 RETRY_BELOW = 0.5
-RETRIES = 3
+RETRIES = 5
 
 
 def heartbeat_ports(addresses: Sequence[str | None], master_port: int) -> tuple[int, ...]:

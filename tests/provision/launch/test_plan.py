@@ -245,3 +245,11 @@ def test_deepspeeds_launcher_gets_the_same_world() -> None:
     assert "--module" not in node.argv
     ours = plan_nodes(replace(SPEC, launcher="deepspeed"))[0].argv
     assert ours[ours.index("--module") + 1] == "trainer.sft"
+
+
+def test_home_is_each_host_s_own_also_behind_a_comma():
+    spec = replace(SPEC, data="~/a.jsonl, ~/b.jsonl,~/c~/d")
+    node = plan_nodes(spec)[1]
+    home = "/data/home of ml"
+    wanted = f"{home}/a.jsonl, {home}/b.jsonl,{home}/c~/d"
+    assert node.argv[node.argv.index("--train_file_dir") + 1] == wanted
