@@ -180,7 +180,7 @@ def _ranking(deep: Deep) -> list[Finding]:
     findings = []
     for place, host in enumerate(order, start=1):
         own = median(mine[host].values())
-        level = slowness(own, usual) or Level.OK
+        level = slowness(own, usual)
         worst = min(mine[host], key=lambda pair: mine[host][pair])
         found = (
             f"{rate_text(own)}, {place} of {len(order)} from the slowest; "

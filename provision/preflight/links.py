@@ -243,12 +243,12 @@ def rate_text(rate: float) -> str:
     return f"{rate * 8 / 1e9:.1f} Gbit/s" if rate >= 1e9 / 8 else f"{rate * 8 / 1e6:.0f} Mbit/s"
 
 
-def slowness(rate: float, usual: float) -> Level | None:
-    """How bad a link's rate is beside the usual one, bytes/s; None where it is not."""
+def slowness(rate: float, usual: float) -> Level:
+    """How bad a link's rate is beside the usual one, bytes/s."""
     wanted = min(usual, _ONE_CONNECTION)
     if rate < wanted * _SLOW_ERROR:
         return Level.ERROR
-    return Level.WARN if rate < wanted * _SLOW_WARN else None
+    return Level.WARN if rate < wanted * _SLOW_WARN else Level.OK
 
 
 def _rates(mesh: Mesh, facts: Mapping[str, HostFacts]) -> list[Finding]:
@@ -257,7 +257,7 @@ def _rates(mesh: Mesh, facts: Mapping[str, HostFacts]) -> list[Finding]:
         return []
     rates = sorted(mesh.rates.values())
     usual = rates[len(rates) // 2]
-    bad = {pair: rate for pair, rate in mesh.rates.items() if slowness(rate, usual)}
+    bad = {p: rate for p, rate in mesh.rates.items() if slowness(rate, usual) is not Level.OK}
     findings = []
     expected = f"about {rate_text(usual)}, as between other hosts: all wait for the slowest"
     remedy = "look at its link: ethtool (speed, duplex), cable, switch port, tc qdisc show, there"
@@ -265,7 +265,7 @@ def _rates(mesh: Mesh, facts: Mapping[str, HostFacts]) -> list[Finding]:
         those = [
             bad[p] for o in guilt.peers for p in ((guilt.host, o), (o, guilt.host)) if p in bad
         ]
-        level = slowness(min(those), usual) or Level.WARN
+        level = slowness(min(those), usual)
         found = f"{rate_text(min(those))} {guilt.way} {_hosts(guilt.peers)}"
         findings.append(Judge(host=guilt.host)("bandwidth", level, found, expected, remedy))
     guilty = {host for pair in bad for host in pair}
